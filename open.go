@@ -1,0 +1,175 @@
+package session
+
+import (
+	"context"
+	"fmt"
+	"maps"
+	"net/url"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+)
+
+// An Opener makes a store from a URL. It reads the parameters with Params, so
+// that an unknown one is an error.
+type Opener func(ctx context.Context, u *url.URL) (Store, error)
+
+var openers = struct {
+	sync.RWMutex
+	m map[string]Opener
+}{m: map[string]Opener{}}
+
+// Register makes Open use open for URLs of this scheme. A backend calls it
+// from init. It panics if the scheme is taken.
+func Register(scheme string, open Opener) {
+	openers.Lock()
+	defer openers.Unlock()
+	scheme = strings.ToLower(scheme)
+	if _, taken := openers.m[scheme]; taken || scheme == "" || open == nil {
+		panic(fmt.Sprintf("session: Register(%q): empty, nil or registered already", scheme))
+	}
+	openers.m[scheme] = open
+}
+
+// Schemes returns the registered schemes in order.
+func Schemes() []string {
+	openers.RLock()
+	defer openers.RUnlock()
+	return slices.Sorted(maps.Keys(openers.m))
+}
+
+// Open makes the store that rawURL describes, such as "memory:" or
+// "redis://localhost:6379". What it makes, Close ends.
+//
+// A URL that cannot be used is ErrConfig with the mend in the message. No
+// error shows a password: secrets are named as "env:NAME" or "file:PATH".
+func Open(ctx context.Context, rawURL string) (Store, error) {
+	u, err := url.Parse(rawURL)
+	if err != nil {
+		// url.Error carries the URL, and with it a password.
+		return nil, configError("the store's URL cannot be parsed; write it as scheme://host/…?name=value, with special characters escaped")
+	}
+	openers.RLock()
+	open := openers.m[strings.ToLower(u.Scheme)]
+	openers.RUnlock()
+	if open == nil {
+		return nil, configError("the store's scheme %q is not known; this program has %s (a backend module adds its own when it is imported)",
+			u.Scheme, strings.Join(Schemes(), ", "))
+	}
+	return open(ctx, u)
+}
+
+func configError(format string, args ...any) error {
+	return fmt.Errorf("%w: "+format, append([]any{ErrConfig}, args...)...)
+}
+
+// Params reads the parameters of a store's URL. Every method names one that is
+// known; Err then reports those that are not, and the first value that could
+// not be read.
+type Params struct {
+	scheme string
+	values url.Values
+	known  []string
+	err    error
+}
+
+// NewParams reads the query of u.
+func NewParams(u *url.URL) *Params {
+	p := &Params{scheme: u.Scheme}
+	var err error
+	if p.values, err = url.ParseQuery(u.RawQuery); err != nil {
+		p.err = configError("%s: the parameters cannot be parsed; write them as ?name=value&name=value, with special characters escaped", u.Scheme)
+	}
+	return p
+}
+
+// All returns every value of a parameter that may be repeated.
+func (p *Params) All(name string) []string {
+	p.known = append(p.known, name)
+	return p.values[name]
+}
+
+// String returns a parameter's value, or def if it is not there.
+func (p *Params) String(name, def string) string {
+	v := p.All(name)
+	switch {
+	case len(v) == 0:
+		return def
+	case len(v) > 1:
+		p.fail("%s: parameter %s stands there %d times; keep one", p.scheme, name, len(v))
+	}
+	return v[0]
+}
+
+// Bool returns a parameter that is true or false.
+func (p *Params) Bool(name string) bool {
+	s := p.String(name, "false")
+	v, err := strconv.ParseBool(s)
+	if err != nil {
+		p.fail("%s: parameter %s is %q; it takes true or false", p.scheme, name, s)
+	}
+	return v
+}
+
+// Int returns a parameter that is a whole number of at least 0.
+func (p *Params) Int(name string, def int) int {
+	s := p.String(name, strconv.Itoa(def))
+	v, err := strconv.Atoi(s)
+	if err != nil || v < 0 {
+		p.fail("%s: parameter %s is %q; it takes a whole number of at least 0", p.scheme, name, s)
+	}
+	return v
+}
+
+// Duration returns a parameter such as "500ms" or "12h", of at least 0.
+func (p *Params) Duration(name string, def time.Duration) time.Duration {
+	s := p.String(name, def.String())
+	v, err := time.ParseDuration(s)
+	if err != nil || v < 0 {
+		p.fail("%s: parameter %s is %q; it takes a duration such as 500ms or 12h", p.scheme, name, s)
+	}
+	return v
+}
+
+// Secret returns the bytes of the secret that a parameter names as env:NAME or
+// file:PATH, without the white space around them; nil if it is not there.
+func (p *Params) Secret(name string) []byte {
+	ref := p.String(name, "")
+	if ref == "" {
+		return nil
+	}
+	b, err := readSecret(ref)
+	if err != nil {
+		p.fail("%s: parameter %s: %v", p.scheme, name, err)
+	}
+	return b
+}
+
+// Fail records that a parameter cannot be used; the first failure counts.
+func (p *Params) fail(format string, args ...any) {
+	if p.err == nil {
+		p.err = configError(format, args...)
+	}
+}
+
+// Err is ErrConfig if a parameter is unknown or could not be read. Call it
+// after every parameter has been asked for.
+func (p *Params) Err() error {
+	if p.err != nil {
+		return p.err
+	}
+	slices.Sort(p.known)
+	for _, name := range slices.Sorted(maps.Keys(p.values)) {
+		if _, ok := slices.BinarySearch(p.known, name); ok {
+			continue
+		}
+		known := "none"
+		if len(p.known) > 0 {
+			known = strings.Join(p.known, ", ")
+		}
+		return configError("%s: parameter %q is not known; known: %s", p.scheme, name, known)
+	}
+	return nil
+}
