@@ -20,7 +20,7 @@ const (
 
 // enter writes an index entry on a server of its own.
 func (s *RedisStore) enter(ctx context.Context, index, id, score string, now int64) error {
-	_, err := s.run(ctx, enterScript, []string{index}, id, score, now)
+	_, err := s.write(ctx, enterScript, []string{index}, id, score, now)
 	return err
 }
 

@@ -1,0 +1,111 @@
+package servers
+
+import (
+	"context"
+	"fmt"
+	"net"
+	"testing"
+
+	"github.com/redis/go-redis/v9"
+)
+
+const redisHint = "install the package redis-server"
+
+// RedisServer is one Redis server.
+type RedisServer struct {
+	*Process
+	Addr   string
+	Client *redis.Client // for the test's own commands
+}
+
+// Redis starts a server; conf are arguments such as "--requirepass", "secret".
+func Redis(t testing.TB, conf ...string) *RedisServer {
+	t.Helper()
+	s := startRedis(t, conf...)
+	s.wait(t)
+	return s
+}
+
+// startRedis does not wait until the server answers.
+func startRedis(t testing.TB, conf ...string) *RedisServer {
+	t.Helper()
+	program := Require(t, "redis-server", redisHint)
+	port := FreePort(t)
+	args := append([]string{
+		program, "--port", port, "--bind", "127.0.0.1",
+		"--save", "", "--appendonly", "no",
+		// A replica is in step as soon as it can be.
+		"--repl-diskless-sync", "yes", "--repl-diskless-sync-delay", "0", "--repl-ping-replica-period", "1",
+	}, conf...)
+	s := &RedisServer{Process: start(t, t.TempDir(), args...), Addr: "127.0.0.1:" + port}
+	s.Client = client(t, s.Addr)
+	return s
+}
+
+// Restart starts the server again after Kill. Without persistence it is empty.
+func (s *RedisServer) Restart(t testing.TB) {
+	t.Helper()
+	s.run(t)
+	s.wait(t)
+}
+
+func (s *RedisServer) wait(t testing.TB) {
+	t.Helper()
+	Wait(t, "redis-server at "+s.Addr, startTimeout, func(ctx context.Context) error {
+		// The client logs every failed dial; this does not.
+		conn, err := (&net.Dialer{}).DialContext(ctx, "tcp", s.Addr)
+		if err != nil {
+			return err
+		}
+		conn.Close()
+		err = s.Client.Ping(ctx).Err()
+		if redis.IsAuthError(err) || redis.HasErrorPrefix(err, "NOAUTH") {
+			return nil
+		}
+		return err
+	})
+}
+
+func client(t testing.TB, addr string) *redis.Client {
+	c := redis.NewClient(&redis.Options{
+		Addr: addr, ContextTimeoutEnabled: true, DisableIdentity: true, Protocol: 2,
+		MaxRetries: -1, DialerRetries: 1, PoolSize: 4,
+	})
+	t.Cleanup(func() { c.Close() })
+	return c
+}
+
+// must ends the test on an error of the set-up.
+func must(t testing.TB, what string, err error) {
+	t.Helper()
+	if err != nil {
+		t.Fatalf("%s: %v", what, err)
+	}
+}
+
+// RedisReplicas starts a primary with n replicas that are in step.
+func RedisReplicas(t testing.TB, n int, conf ...string) (*RedisServer, []*RedisServer) {
+	t.Helper()
+	primary := startRedis(t, conf...)
+	replicas := make([]*RedisServer, n)
+	for i := range replicas {
+		replicas[i] = startRedis(t, append(conf, "--replicaof", "127.0.0.1 "+primary.port())...)
+	}
+	primary.wait(t)
+	primary.waitReplicas(t, n)
+	return primary, replicas
+}
+
+func (s *RedisServer) port() string { return s.Addr[len("127.0.0.1:"):] }
+
+// waitReplicas waits until n replicas acknowledge what is written.
+func (s *RedisServer) waitReplicas(t testing.TB, n int) {
+	t.Helper()
+	Wait(t, "replicas of "+s.Addr, startTimeout, func(ctx context.Context) error {
+		got, err := s.Client.Do(ctx, "wait", n, 100).Int()
+		if err == nil && got < n {
+			err = fmt.Errorf("%d of %d replicas", got, n)
+		}
+		return err
+	})
+}
