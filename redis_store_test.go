@@ -15,6 +15,7 @@ import (
 	"github.com/distsession/session"
 	"github.com/distsession/session/internal/servers"
 	"github.com/redis/go-redis/v9"
+	"github.com/redis/go-redis/v9/maintnotifications"
 )
 
 // redisEnv is a Redis to test against: miniredis always, and a real server
@@ -66,7 +67,10 @@ func onServer(t *testing.T, addr string) *redisEnv {
 }
 
 func redisOptions(addr string) *redis.Options {
-	return &redis.Options{Addr: addr, ContextTimeoutEnabled: true, MaxRetries: -1, DisableIdentity: true}
+	return &redis.Options{
+		Addr: addr, ContextTimeoutEnabled: true, MaxRetries: -1, DialerRetries: 1, DisableIdentity: true,
+		MaintNotificationsConfig: &maintnotifications.Config{Mode: maintnotifications.ModeDisabled},
+	}
 }
 
 // eachRedis runs f on every kind of server that there is.
