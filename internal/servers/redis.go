@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"net"
+	"slices"
 	"testing"
 
 	"github.com/redis/go-redis/v9"
@@ -38,7 +39,11 @@ func startRedis(t testing.TB, conf ...string) *RedisServer {
 		"--repl-diskless-sync", "yes", "--repl-diskless-sync-delay", "0", "--repl-ping-replica-period", "1",
 	}, conf...)
 	s := &RedisServer{Process: start(t, t.TempDir(), args...), Addr: "127.0.0.1:" + port}
-	s.Client = client(t, s.Addr)
+	var password string
+	if i := slices.Index(conf, "--requirepass"); i >= 0 {
+		password = conf[i+1]
+	}
+	s.Client = client(t, s.Addr, password)
 	return s
 }
 
@@ -58,17 +63,13 @@ func (s *RedisServer) wait(t testing.TB) {
 			return err
 		}
 		conn.Close()
-		err = s.Client.Ping(ctx).Err()
-		if redis.IsAuthError(err) || redis.HasErrorPrefix(err, "NOAUTH") {
-			return nil
-		}
-		return err
+		return s.Client.Ping(ctx).Err()
 	})
 }
 
-func client(t testing.TB, addr string) *redis.Client {
+func client(t testing.TB, addr, password string) *redis.Client {
 	c := redis.NewClient(&redis.Options{
-		Addr: addr, ContextTimeoutEnabled: true, DisableIdentity: true, Protocol: 2,
+		Addr: addr, Password: password, ContextTimeoutEnabled: true, DisableIdentity: true, Protocol: 2,
 		MaxRetries: -1, DialerRetries: 1, PoolSize: 4,
 	})
 	t.Cleanup(func() { c.Close() })

@@ -173,6 +173,16 @@ func (c *RedisClusterServers) Kill(n *RedisServer) {
 	n.Kill()
 }
 
+// Revive starts a node again after Kill; it becomes a replica of the primary
+// that took its slots.
+func (c *RedisClusterServers) Revive(t testing.TB, n *RedisServer) {
+	t.Helper()
+	n.Restart(t)
+	c.Nodes = append(c.Nodes, n)
+	c.WaitFailover(t)
+	c.WaitReplicas(t)
+}
+
 func (c *RedisClusterServers) drop(n *RedisServer) {
 	c.Nodes = slices.DeleteFunc(c.Nodes, func(o *RedisServer) bool { return o == n })
 }

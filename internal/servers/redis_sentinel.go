@@ -24,9 +24,9 @@ type RedisSentinels struct {
 }
 
 // RedisSentinel starts them. A primary that does not answer for a second is
-// replaced. conf goes to the servers, sentinelConf are lines of the sentinels'
-// configuration.
-func RedisSentinel(t testing.TB, conf, sentinelConf []string) *RedisSentinels {
+// replaced. password, unless it is "", is that of the sentinels; conf goes to
+// the servers.
+func RedisSentinel(t testing.TB, password string, conf ...string) *RedisSentinels {
 	t.Helper()
 	program := Require(t, "redis-server", redisHint)
 	s := &RedisSentinels{Master: "mymaster"}
@@ -36,24 +36,24 @@ func RedisSentinel(t testing.TB, conf, sentinelConf []string) *RedisSentinels {
 		port := FreePort(t)
 		dir := t.TempDir()
 		file := filepath.Join(dir, "sentinel.conf")
-		lines := append([]string{
+		lines := []string{
 			"port " + port, "bind 127.0.0.1", "dir " + dir,
 			"sentinel monitor mymaster 127.0.0.1 " + primary.port() + " 2",
 			"sentinel down-after-milliseconds mymaster 1000",
 			"sentinel failover-timeout mymaster 6000",
 			"sentinel parallel-syncs mymaster 2",
-		}, sentinelConf...)
+		}
+		if password != "" {
+			lines = append(lines, "requirepass "+password)
+		}
 		must(t, "write sentinel.conf", os.WriteFile(file, []byte(strings.Join(lines, "\n")+"\n"), 0o600))
 		start(t, dir, program, file, "--sentinel")
 		s.Addrs = append(s.Addrs, "127.0.0.1:"+port)
-		s.sentinels = append(s.sentinels, client(t, "127.0.0.1:"+port))
+		s.sentinels = append(s.sentinels, client(t, "127.0.0.1:"+port, password))
 	}
 	for _, c := range s.sentinels {
 		Wait(t, "sentinel", startTimeout, func(ctx context.Context) error {
 			m, err := c.Do(ctx, "sentinel", "master", s.Master).Slice()
-			if redis.HasErrorPrefix(err, "NOAUTH") {
-				return nil
-			}
 			text := fmt.Sprint(m)
 			if err == nil && (!strings.Contains(text, "num-other-sentinels 2") || !strings.Contains(text, "num-slaves 2")) {
 				err = errors.New(text)
@@ -97,4 +97,13 @@ func (s *RedisSentinels) WaitFailover(t testing.TB, old *RedisServer) *RedisServ
 		return now.Client.Set(ctx, "servers:probe", 1, time.Second).Err()
 	})
 	return now
+}
+
+// Revive starts a server again after Kill, as a replica of primary. (The
+// sentinels would see to it too, ten seconds later.)
+func (s *RedisSentinels) Revive(t testing.TB, n, primary *RedisServer) {
+	t.Helper()
+	n.Restart(t)
+	must(t, "replicaof", n.Client.SlaveOf(context.Background(), "127.0.0.1", primary.port()).Err())
+	primary.waitReplicas(t, len(s.Nodes)-1)
 }

@@ -25,7 +25,7 @@ func TestRedisServers(t *testing.T) {
 	c.Kill(c.Primaries(t)[1])
 	c.WaitFailover(t)
 	lap("failover")
-	s := servers.RedisSentinel(t, nil, nil)
+	s := servers.RedisSentinel(t, "")
 	lap("sentinel")
 	old := s.Primary(t)
 	old.Kill()
