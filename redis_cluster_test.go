@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -124,17 +125,21 @@ func TestRedisClusterUnderLoad(t *testing.T) {
 			l.progress()
 			t.Logf("%d slots with sessions moved", len(moved))
 
-			if replicas == 0 { // the new primary has no replica
-				n := c.AddPrimary(t)
-				all := append(moved, slots[p[1].Addr]...)
-				c.MoveSlots(t, p[1], n, all, nil)
-				l.progress()
-				t.Logf("%d slots with sessions moved to a new primary", len(all))
-				c.MoveSlots(t, n, p[1], all, nil)
-				c.Remove(t, n)
-				l.progress()
-				t.Log("the new primary was removed")
+			n := c.AddPrimary(t)
+			added := []*servers.RedisServer{n}
+			if replicas > 0 {
+				added = append(added, c.AddReplica(t, n))
 			}
+			all := append(moved, slots[p[1].Addr]...)
+			c.MoveSlots(t, p[1], n, all, l.progress)
+			l.progress()
+			t.Logf("%d slots with sessions moved to a new primary", len(all))
+			c.MoveSlots(t, n, p[1], all, nil)
+			for _, n := range slices.Backward(added) {
+				c.Remove(t, n)
+			}
+			l.progress()
+			t.Log("the new primary was removed")
 
 			l.during("primary killed", func() {
 				c.Kill(p[1])

@@ -22,41 +22,56 @@ type RedisServer struct {
 // Redis starts a server; conf are arguments such as "--requirepass", "secret".
 func Redis(t testing.TB, conf ...string) *RedisServer {
 	t.Helper()
-	s := startRedis(t, conf...)
-	s.wait(t)
-	return s
+	return startRedis(t, func() []string { return conf })
 }
 
-// startRedis does not wait until the server answers.
-func startRedis(t testing.TB, conf ...string) *RedisServer {
+// startRedis asks for conf again when the server did not start: somebody else
+// may have taken a port.
+func startRedis(t testing.TB, conf func() []string) *RedisServer {
 	t.Helper()
 	program := Require(t, "redis-server", redisHint)
-	port := FreePort(t)
-	args := append([]string{
-		program, "--port", port, "--bind", "127.0.0.1",
-		"--save", "", "--appendonly", "no",
-		// A replica is in step as soon as it can be.
-		"--repl-diskless-sync", "yes", "--repl-diskless-sync-delay", "0", "--repl-ping-replica-period", "1",
-	}, conf...)
-	s := &RedisServer{Process: start(t, t.TempDir(), args...), Addr: "127.0.0.1:" + port}
-	var password string
-	if i := slices.Index(conf, "--requirepass"); i >= 0 {
-		password = conf[i+1]
+	for range 5 {
+		port, conf := FreePort(t), conf()
+		args := append([]string{
+			program, "--port", port, "--bind", "127.0.0.1",
+			"--save", "", "--appendonly", "no",
+			// A replica is in step as soon as it can be.
+			"--repl-diskless-sync", "yes", "--repl-diskless-sync-delay", "0", "--repl-ping-replica-period", "1",
+		}, conf...)
+		s := &RedisServer{Process: start(t, t.TempDir(), args...), Addr: "127.0.0.1:" + port}
+		var password string
+		if i := slices.Index(conf, "--requirepass"); i >= 0 {
+			password = conf[i+1]
+		}
+		s.Client = client(t, s.Addr, password)
+		if s.wait(t) {
+			return s
+		}
 	}
-	s.Client = client(t, s.Addr, password)
-	return s
+	t.Fatal("redis-server does not start")
+	return nil
 }
 
 // Restart starts the server again after Kill. Without persistence it is empty.
 func (s *RedisServer) Restart(t testing.TB) {
 	t.Helper()
 	s.run(t)
-	s.wait(t)
+	if !s.wait(t) {
+		t.Fatalf("redis-server at %s does not start again", s.Addr)
+	}
 }
 
-func (s *RedisServer) wait(t testing.TB) {
+// wait waits until the server answers, and tells whether it runs.
+func (s *RedisServer) wait(t testing.TB) bool {
 	t.Helper()
+	runs := true
 	Wait(t, "redis-server at "+s.Addr, startTimeout, func(ctx context.Context) error {
+		select {
+		case <-s.done:
+			runs = false
+			return nil
+		default:
+		}
 		// The client logs every failed dial; this does not.
 		conn, err := (&net.Dialer{}).DialContext(ctx, "tcp", s.Addr)
 		if err != nil {
@@ -65,6 +80,7 @@ func (s *RedisServer) wait(t testing.TB) {
 		conn.Close()
 		return s.Client.Ping(ctx).Err()
 	})
+	return runs
 }
 
 func client(t testing.TB, addr, password string) *redis.Client {
@@ -87,12 +103,11 @@ func must(t testing.TB, what string, err error) {
 // RedisReplicas starts a primary with n replicas that are in step.
 func RedisReplicas(t testing.TB, n int, conf ...string) (*RedisServer, []*RedisServer) {
 	t.Helper()
-	primary := startRedis(t, conf...)
+	primary := Redis(t, conf...)
 	replicas := make([]*RedisServer, n)
 	for i := range replicas {
-		replicas[i] = startRedis(t, append(conf, "--replicaof", "127.0.0.1 "+primary.port())...)
+		replicas[i] = Redis(t, append(slices.Clone(conf), "--replicaof", "127.0.0.1 "+primary.port())...)
 	}
-	primary.wait(t)
 	primary.waitReplicas(t, n)
 	return primary, replicas
 }

@@ -32,7 +32,6 @@ func RedisCluster(t testing.TB, conf ...string) *RedisClusterServers {
 	ctx, cancel := context.WithTimeout(context.Background(), startTimeout)
 	defer cancel()
 	for i, n := range c.Nodes {
-		n.wait(t)
 		c.ids[n] = n.Client.ClusterMyID(ctx).Val()
 		// Or the primaries have to agree on an order first.
 		must(t, "set config epoch", n.Client.Do(ctx, "cluster", "set-config-epoch", i+1).Err())
@@ -53,11 +52,14 @@ func RedisCluster(t testing.TB, conf ...string) *RedisClusterServers {
 
 func (c *RedisClusterServers) start(t testing.TB, conf ...string) *RedisServer {
 	t.Helper()
-	bus := FreePort(t)
-	n := startRedis(t, append([]string{
-		"--cluster-enabled", "yes", "--cluster-port", bus, "--cluster-node-timeout", "1500",
-		"--cluster-allow-replica-migration", "no",
-	}, conf...)...)
+	var bus string
+	n := startRedis(t, func() []string {
+		bus = FreePort(t)
+		return append([]string{
+			"--cluster-enabled", "yes", "--cluster-port", bus, "--cluster-node-timeout", "1500",
+			"--cluster-allow-replica-migration", "no",
+		}, conf...)
+	})
 	c.Nodes = append(c.Nodes, n)
 	c.bus[n] = bus
 	return n
@@ -146,7 +148,6 @@ func (c *RedisClusterServers) Primaries(t testing.TB) []*RedisServer {
 func (c *RedisClusterServers) AddPrimary(t testing.TB, conf ...string) *RedisServer {
 	t.Helper()
 	n := c.start(t, conf...)
-	n.wait(t)
 	ctx, cancel := context.WithTimeout(context.Background(), startTimeout)
 	defer cancel()
 	c.ids[n] = n.Client.ClusterMyID(ctx).Val()
@@ -155,7 +156,16 @@ func (c *RedisClusterServers) AddPrimary(t testing.TB, conf ...string) *RedisSer
 	return n
 }
 
-// Remove takes a primary that has no slots out of the cluster and ends it.
+// AddReplica adds a replica of primary and waits until it is in step.
+func (c *RedisClusterServers) AddReplica(t testing.TB, primary *RedisServer, conf ...string) *RedisServer {
+	t.Helper()
+	n := c.AddPrimary(t, conf...)
+	must(t, "replicate", n.Client.ClusterReplicate(context.Background(), c.ids[primary]).Err())
+	primary.waitReplicas(t, 1)
+	return n
+}
+
+// Remove takes a node that has no slots out of the cluster and ends it.
 func (c *RedisClusterServers) Remove(t testing.TB, n *RedisServer) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), startTimeout)
