@@ -274,7 +274,9 @@ func (m *Manager) load(ctx context.Context, token string, start time.Time) (*Ses
 		// the marker be gone: a cookie of ours could overwrite the new one.
 		s.mute = token != "" && now.Sub(start) > replacedFor
 	default:
-		m.stats.failures.Add(1)
+		if ctx.Err() == nil { // otherwise the caller has gone
+			m.stats.failures.Add(1)
+		}
 		return nil, &storeError{"load", err}
 	}
 	return s, nil
