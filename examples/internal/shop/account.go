@@ -92,14 +92,17 @@ func (a *shop) signOutOthers(w http.ResponseWriter, r *http.Request, s *session.
 	ctx, cancel := storeContext(r)
 	defer cancel()
 	n, err := session.DeleteUser(ctx, a.store, s.User(), s.ID())
+	_, counts := session.As[session.Lister](a.store)
 	switch {
 	case err != nil:
 		a.cannot(w, r, s, err)
 		return
 	case n > 0:
 		flash.Set(s, fmt.Sprintf("Signed out everywhere else: %d.", n))
-	default: // a client-side store cannot count
-		flash.Set(s, "Signed out everywhere else.")
+	case counts:
+		flash.Set(s, "You are signed in nowhere else.")
+	default: // a client-side store
+		flash.Set(s, "The store was told to sign you out everywhere else. It cannot tell how many sessions that were.")
 	}
 	a.back(w, r, s)
 }
@@ -110,7 +113,7 @@ func (a *shop) cannot(w http.ResponseWriter, r *http.Request, s *session.Session
 		a.failed(w, r, err)
 		return
 	}
-	flash.Set(s, "This store cannot do that: sessions are kept in the browsers alone.")
+	flash.Set(s, "This store cannot do that: the browsers alone keep the sessions.")
 	a.back(w, r, s)
 }
 

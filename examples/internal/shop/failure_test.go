@@ -149,13 +149,13 @@ func TestStoresThatCannotList(t *testing.T) {
 		ended string // what "sign out everywhere else" says
 	}{
 		{"neither lists nor ends", struct{ session.Store }{memory}, "not:Sign out everywhere else", "This store cannot do that"},
-		{"ends, but says that it cannot", deleteOnly{memory, func(context.Context, string, string) (int, error) {
+		{"says that it cannot end", deleteOnly{memory, func(context.Context, string, string) (int, error) {
 			return 0, errors.ErrUnsupported
-		}}, "Sign out everywhere else", "This store cannot do that"},
+		}}, "not:Sign out everywhere else", "This store cannot do that"},
 		{"ends and cannot count", deleteOnly{memory, func(ctx context.Context, user, keep string) (int, error) {
 			_, err := memory.DeleteUser(ctx, user, keep)
 			return 0, err
-		}}, "Sign out everywhere else", "Signed out everywhere else."},
+		}}, "Sign out everywhere else", "The store was told to sign you out everywhere else."},
 	} {
 		t.Run(tt.why, func(t *testing.T) {
 			u := serve(t, tt.store, "n")

@@ -75,10 +75,15 @@ func Redact(rawURL string) string {
 	b.WriteString(u.Host + u.Path + u.Opaque)
 	before := "?"
 	for param := range strings.SplitSeq(u.RawQuery, "&") {
-		if name, v, ok := strings.Cut(param, "="); ok {
-			b.WriteString(before + name + "=" + redactValue(v))
-			before = "&"
+		name, v, ok := strings.Cut(param, "=")
+		if !ok {
+			continue
 		}
+		if !slices.Contains([]string{"alg", "aud", "iss", "max", "prefix"}, name) {
+			v = redactValue(v)
+		}
+		b.WriteString(before + name + "=" + v)
+		before = "&"
 	}
 	return b.String()
 }

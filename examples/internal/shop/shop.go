@@ -44,7 +44,7 @@ type shop struct {
 	storeName string // as the page shows it: no secrets
 	name      string
 	log       *slog.Logger
-	canEndAll bool // the store has DeleteUser
+	canEndAll bool // the store can end all sessions of a user
 }
 
 // New returns the shop with its sessions in store. storeName is what the page
@@ -54,7 +54,9 @@ func New(store session.Store, storeName string, opts Options) (http.Handler, err
 	if a.log == nil {
 		a.log = slog.Default()
 	}
-	_, a.canEndAll = session.As[session.UserDeleter](store)
+	// User "" has no sessions: this only asks whether the store can.
+	_, err := session.DeleteUser(context.Background(), store, "", "")
+	a.canEndAll = !errors.Is(err, errors.ErrUnsupported)
 	sessions, err := session.New(store, &session.Options{
 		PersistLifetime: rememberFor,
 		Device:          Device,

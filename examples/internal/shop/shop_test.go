@@ -216,6 +216,7 @@ func TestDevices(t *testing.T) {
 	mobile.post(u+"/signin", "user", "alice")
 	newBrowser(t, phone).post(u+"/signin", "user", "alice")
 	has(t, laptop.post(u+"/devices/signout-others"), "Signed out everywhere else: 2.", "Hello, alice")
+	has(t, laptop.post(u+"/devices/signout-others"), "You are signed in nowhere else.")
 	has(t, mobile.get(u), "nobody is signed in")
 	has(t, mallory.get(u), "Hello, mallory")
 
