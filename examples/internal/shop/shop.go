@@ -60,7 +60,7 @@ func New(store session.Store, storeName string, opts Options) (http.Handler, err
 	sessions, err := session.New(store, &session.Options{
 		PersistLifetime: rememberFor,
 		Device:          Device,
-		ErrorHandler:    a.failed,
+		ErrorHandler:    a.closed,
 		Logger:          opts.Logger,
 		Insecure:        !opts.Secure,
 	})
@@ -200,21 +200,25 @@ func (a *shop) tryAgain(w http.ResponseWriter, r *http.Request) {
 	a.notice(w, http.StatusConflict, notice{Title: "One moment", Text: text, Again: true})
 }
 
-// failed is the ErrorHandler, and answers for the store's calls that the shop
-// itself makes.
-func (a *shop) failed(w http.ResponseWriter, r *http.Request, err error) {
+// closed is the ErrorHandler. The manager has logged the error.
+func (a *shop) closed(w http.ResponseWriter, _ *http.Request, err error) {
 	if errors.Is(err, session.ErrTooLarge) {
 		a.notice(w, http.StatusRequestEntityTooLarge, notice{
 			Title: "That does not fit", Text: "This store cannot keep so much in one session. Nothing was changed.",
 		})
 		return
 	}
-	a.log.Error("shop: the store failed", "error", err, "method", r.Method, "path", r.URL.Path)
 	w.Header().Set("Retry-After", "2")
 	a.notice(w, http.StatusServiceUnavailable, notice{
 		Title: "The shop is closed for a moment",
-		Text:  "The place where sessions are kept does not answer. Nobody is signed out and nothing is lost; please try again.",
+		Text:  "The place where sessions are kept does not answer. That signs nobody out; please try again.",
 	})
+}
+
+// failed answers when a call of the store failed that the shop itself made.
+func (a *shop) failed(w http.ResponseWriter, r *http.Request, err error) {
+	a.log.Error("shop: the store failed", "error", err, "method", r.Method, "path", r.URL.Path)
+	a.closed(w, r, err)
 }
 
 func (a *shop) crossOrigin(w http.ResponseWriter, r *http.Request) {
