@@ -37,3 +37,9 @@ func (s *CookieStore) DeleteUntil(ctx context.Context, id string, deadline time.
 func (s *JWTStore) DeleteUntil(ctx context.Context, id string, deadline time.Time) error {
 	return s.deleteUntil(ctx, id, deadline)
 }
+
+func AppendCookiePayload(rec *Record, generation string) ([]byte, error) {
+	return appendCookiePayload(nil, rec, generation)
+}
+
+var ParseCookiePayload = parseCookiePayload
