@@ -1,0 +1,562 @@
+package session
+
+import (
+	"bytes"
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"slices"
+	"time"
+)
+
+// replacedFor is how long a renewed ID is remembered by its marker. Requests
+// that were under way with the old token when it was renewed end sooner; one
+// that runs longer sets no cookie by itself (see Manager.load).
+const replacedFor = time.Minute
+
+// maxTries bounds the replays of one commit; its time is bounded too.
+const maxTries = 64
+
+// errGone: another request ended or replaced the session, so the changes are
+// dropped. Not a failure of this one.
+var errGone = ErrNotFound
+
+// commitNow commits what is pending, with a deadline of its own: a client that
+// hangs up does not lose the write. s.mu is held.
+func (s *Session) commitNow(ctx context.Context) error {
+	if s.fatal != nil {
+		return s.fatal
+	}
+	if !s.pending() {
+		return nil
+	}
+	ctx = context.WithoutCancel(ctx)
+	c := &commit{Session: s, ctx: ctx, until: time.Now().Add(3 * s.m.timeout)}
+	err := c.run()
+	switch {
+	case err == nil:
+		s.ops, s.persists = nil, false
+	case errors.Is(err, errGone):
+		s.dropped()
+	case errors.Is(err, ErrCommitted):
+		s.forget()
+		s.commitTooLate()
+	default:
+		s.fail(err)
+		s.m.stats.failures.Add(1)
+	}
+	return err
+}
+
+func (s *Session) pending() bool {
+	return len(s.ops) > 0 || s.signIn || s.renew || s.persists || len(s.ended) > 0 || s.clear
+}
+
+// dropped gives up the changes of a session that another request ended.
+func (s *Session) dropped() {
+	s.m.stats.dropped.Add(1)
+	s.forget()
+	s.note(ErrNotFound)
+	s.rec, s.mute, s.send = nil, true, sendNothing
+	s.view.reset(nil)
+}
+
+func (s *Session) forget() {
+	s.ops, s.signIn, s.renew, s.nextUser, s.next = nil, false, false, "", ""
+	s.persists = false
+}
+
+// commit is one commit of a session.
+type commit struct {
+	*Session
+	ctx   context.Context
+	until time.Time // no call of the store ends later
+}
+
+// call runs one call of the store under its own deadline.
+func (c *commit) call(op string, f func(ctx context.Context) error) error {
+	now := time.Now()
+	if !now.Before(c.until) {
+		return &storeError{op, context.DeadlineExceeded}
+	}
+	deadline := now.Add(c.m.timeout)
+	if deadline.After(c.until) {
+		deadline = c.until
+	}
+	ctx := newCall(c.ctx, deadline)
+	defer ctx.end()
+	err := f(ctx)
+	if err == nil || errors.Is(err, ErrNotFound) || errors.Is(err, ErrConflict) {
+		return err
+	}
+	return &storeError{op, err}
+}
+
+func (c *commit) save(rec *Record) (token string, err error) {
+	err = c.call("save", func(ctx context.Context) (err error) {
+		token, err = c.m.store.Save(ctx, rec)
+		return err
+	})
+	return token, err
+}
+
+// reload returns the record as it is now; ErrNotFound if it was ended.
+func (c *commit) reload(token string) (rec *Record, err error) {
+	err = c.call("load", func(ctx context.Context) (err error) {
+		rec, err = c.m.store.Load(ctx, token)
+		return err
+	})
+	if err == nil && rec.Expired(c.m.now()) {
+		return nil, ErrNotFound
+	}
+	return rec, err
+}
+
+func (c *commit) end(rec *Record) error {
+	return c.call("delete", func(ctx context.Context) error {
+		// A client-side store has to remember that the session ended until its
+		// tokens have expired, and Delete does not know when that is.
+		if d, ok := As[deadlineDeleter](c.m.store); ok {
+			return d.deleteUntil(ctx, rec.ID, rec.Deadline)
+		}
+		return c.m.store.Delete(ctx, rec.ID)
+	})
+}
+
+// deadlineDeleter is Delete with the time after which nobody needs to know.
+type deadlineDeleter interface {
+	deleteUntil(ctx context.Context, id string, deadline time.Time) error
+}
+
+func (c *commit) run() error {
+	if c.mute && !c.signIn {
+		if len(c.ops) == 0 && !c.persists && !c.renew && len(c.ended) == 0 {
+			return nil
+		}
+		return errGone
+	}
+	if err := c.destroy(); err != nil {
+		return err
+	}
+	switch {
+	case c.signIn, c.renew:
+		return c.replace()
+	case c.rec != nil:
+		return c.update()
+	case len(c.view.members) == 0:
+		return nil // nothing was written: no record, no cookie
+	case c.begun():
+		return ErrCommitted
+	}
+	return c.create(&Record{Created: c.born})
+}
+
+// destroy ends the records that Destroy was called on.
+func (c *commit) destroy() error {
+	for len(c.ended) > 0 {
+		rec := c.ended[0]
+		ln, err := c.enter(rec.ID)
+		if err != nil {
+			return err
+		}
+		err = c.end(rec)
+		ln.ended = ln.ended || err == nil
+		c.m.lanes.leave(ln, rec.ID)
+		if err != nil {
+			return err
+		}
+		c.ended = c.ended[1:]
+	}
+	if c.clear {
+		c.clear, c.token, c.send = false, "", sendClear
+		if c.begun() {
+			c.commitTooLate() // the record has ended; the cookie stays
+		}
+	}
+	return nil
+}
+
+func (c *commit) enter(id string) (*lane, error) {
+	ctx := newCall(c.ctx, c.until)
+	defer ctx.end()
+	ln, err := c.m.lanes.enter(ctx, id)
+	if err != nil {
+		return nil, &storeError{"save", fmt.Errorf("waiting for other requests of the session: %w", err)}
+	}
+	return ln, nil
+}
+
+// create makes a record of the session's values. rec says when it was created
+// and who is signed in.
+func (c *commit) create(rec *Record) error {
+	if err := c.fill(rec); err != nil {
+		return err
+	}
+	for try := 0; ; try++ {
+		token := c.nextToken()
+		rec.ID = ID(token)
+		sealed, err := c.save(rec)
+		if err == nil {
+			if err = c.m.checkToken(cmp.Or(sealed, token)); err != nil {
+				return err // only a client-side token can be too long, and it was never sent
+			}
+			c.saved(rec, sealed)
+			c.token, c.next, c.send = cmp.Or(sealed, token), "", sendSet
+			return nil
+		}
+		if !errors.Is(err, ErrConflict) || try == 3 {
+			return c.unexpected(err)
+		}
+		c.next = "" // that ID exists: draw another token
+	}
+}
+
+// fill puts the values and the times of the next version into rec.
+func (c *commit) fill(rec *Record) error {
+	rec.Data = c.view.encode()
+	if len(rec.Data) > c.m.maxData {
+		return fmt.Errorf("%w: the values take %d bytes and MaxData is %d", ErrTooLarge, len(rec.Data), c.m.maxData)
+	}
+	rec.Persist = c.persist
+	rec.Seen = c.m.now()
+	rec.Deadline, rec.Expires = c.m.times(rec.Created, rec.Seen, rec.Persist)
+	return nil
+}
+
+// saved makes rec, as it was just saved, what the session builds on.
+func (c *commit) saved(rec *Record, sealed string) {
+	done := *rec
+	done.Version++
+	done.Tag = nil
+	c.rec = &done
+	if sealed != "" {
+		c.token, c.stale, c.send = sealed, true, sendSet
+	}
+}
+
+// update saves the changes as the next version of the record.
+func (c *commit) update() error {
+	ln, err := c.enter(c.rec.ID)
+	if err != nil {
+		return err
+	}
+	defer c.m.lanes.leave(ln, c.rec.ID)
+	if ln.ended {
+		return errGone
+	}
+	if err := c.catchUp(ln); err != nil {
+		return err
+	}
+	for try := 0; ; try++ {
+		next := *c.rec
+		if err := c.fill(&next); err != nil {
+			return err
+		}
+		if bytes.Equal(next.Data, c.rec.Data) && next.Persist == c.rec.Persist {
+			return nil // what it set was there already
+		}
+		sealed, err := c.save(&next)
+		switch {
+		case err == nil:
+			if sealed != "" {
+				if err := c.m.checkToken(sealed); err != nil {
+					return err
+				}
+				if c.begun() {
+					return ErrCommitted
+				}
+			}
+			if c.persists {
+				c.send = sendSet // the same token, kept for another time
+			}
+			c.saved(&next, sealed)
+			if sealed == "" {
+				ln.saved = c.rec
+			}
+			return nil
+		case !errors.Is(err, ErrConflict):
+			return err
+		}
+		if err := c.again(try, err); err != nil {
+			return err
+		}
+	}
+}
+
+// catchUp builds on what the request before this one saved.
+func (c *commit) catchUp(ln *lane) error {
+	switch {
+	case ln.saved != nil && ln.saved.Version > c.rec.Version:
+		return c.use(ln.saved)
+	case c.stale:
+		rec, err := c.reload(c.token)
+		if err != nil {
+			return err
+		}
+		c.stale = false
+		return c.use(rec)
+	}
+	return nil
+}
+
+// again loads what another request saved, after a conflict, and replays the
+// changes on it.
+func (c *commit) again(try int, conflict error) error {
+	c.m.stats.conflicts.Add(1)
+	if err := c.backOff(try, conflict); err != nil {
+		return err
+	}
+	rec, err := c.reload(c.token)
+	switch {
+	case err != nil:
+		return err
+	case rec.Replaced:
+		return errGone
+	}
+	c.stale = false
+	return c.use(rec)
+}
+
+// backOff waits a random while, longer with each try.
+func (c *commit) backOff(try int, conflict error) error {
+	if try == maxTries || !time.Now().Before(c.until) {
+		return &storeError{"save", fmt.Errorf("%w after %d tries", conflict, try+1)}
+	}
+	if try == 0 {
+		return nil // most often one reload is enough
+	}
+	time.Sleep(rand.N(min(time.Millisecond<<min(try, 5), 20*time.Millisecond)))
+	return nil
+}
+
+// replace gives the session a new token, for SetUser and Renew: create the new
+// record, then claim the old one by compare-and-set. Whatever fails in
+// between, the user has a session; whoever does not win the claim deletes what
+// it created.
+func (c *commit) replace() error {
+	if c.begun() {
+		return ErrCommitted
+	}
+	old := c.rec
+	if old != nil {
+		ln, err := c.enter(old.ID)
+		if err != nil {
+			return err
+		}
+		defer c.m.lanes.leave(ln, old.ID)
+		if ln.ended {
+			return errGone
+		}
+		if err := c.catchUpOn(ln, &old); err != nil {
+			return err
+		}
+		err = c.replaceRecord(old)
+		ln.ended = err == nil || errors.Is(err, errGone)
+		return err
+	}
+	return c.replaceRecord(nil)
+}
+
+// catchUpOn is catchUp for a session that is about to be replaced: its values
+// count only if they stay.
+func (c *commit) catchUpOn(ln *lane, old **Record) error {
+	if !c.keepsValues(*old) {
+		if ln.saved != nil && ln.saved.Version > (*old).Version {
+			*old = ln.saved
+		}
+		return nil
+	}
+	if err := c.catchUp(ln); err != nil {
+		return err
+	}
+	*old = c.rec
+	return nil
+}
+
+// keepsValues tells whether the values of old pass on to the new session.
+func (c *commit) keepsValues(old *Record) bool {
+	return c.renew && !c.signIn || old.User == "" || old.User == c.nextUser
+}
+
+func (c *commit) replaceRecord(old *Record) error {
+	fresh := &Record{}
+	if c.signIn {
+		fresh.User, fresh.Created, fresh.SignedIn = c.nextUser, c.at, c.at
+		fresh.Device = c.m.device(c.q)
+	} else {
+		fresh.User, fresh.Created, fresh.SignedIn, fresh.Device = old.User, old.Created, old.SignedIn, old.Device
+	}
+	token := c.token
+	if err := c.create(fresh); err != nil {
+		return err
+	}
+	mine, sealed := c.rec, c.stale
+	fail := func(err error) error {
+		// What was sealed into a token that nobody got is nowhere.
+		if !sealed {
+			if e := c.end(mine); e != nil {
+				c.m.log.Warn("session: a new session that nobody holds could not be deleted; it will expire", "id", mine.ID, "error", e)
+			}
+		}
+		c.rec, c.token, c.send = old, token, sendNothing
+		return err
+	}
+	if err := c.trim(mine, old); err != nil {
+		return fail(err)
+	}
+	if old != nil {
+		if err := c.claim(old, token); err != nil {
+			return fail(err)
+		}
+	}
+	c.signIn, c.renew, c.nextUser = false, false, ""
+	c.isNew = c.isNew && old == nil
+	return nil
+}
+
+// claim ends old by putting a marker in its place, which one request alone can
+// do, and takes over what other requests saved in it meanwhile.
+func (c *commit) claim(old *Record, token string) error {
+	for try := 0; ; try++ {
+		marker := *old
+		marker.User, marker.Data, marker.SignedIn = "", nil, time.Time{}
+		marker.Replaced = true
+		marker.Device = c.rec.ID // who won, for the winner that got no answer
+		marker.Seen = c.m.now()
+		marker.Expires = marker.Seen.Add(replacedFor)
+		_, err := c.save(&marker)
+		if err == nil {
+			return nil
+		}
+		if errors.Is(err, ErrNotFound) {
+			return errGone
+		}
+		conflict := errors.Is(err, ErrConflict)
+		if conflict {
+			c.m.stats.conflicts.Add(1)
+			if err := c.backOff(try, err); err != nil {
+				return err
+			}
+		}
+		now, lookErr := c.reload(token)
+		switch {
+		case lookErr == nil && now.Replaced && now.Device == c.rec.ID:
+			return nil // it was applied, only its answer was lost
+		case !conflict:
+			return err
+		case lookErr != nil:
+			return lookErr
+		case now.Replaced:
+			return errGone
+		}
+		if err := c.takeOver(now); err != nil {
+			return err
+		}
+		old = now
+	}
+}
+
+// takeOver puts the values that another request saved in the old session into
+// the new one.
+func (c *commit) takeOver(old *Record) error {
+	mine := c.rec
+	if !c.keepsValues(old) {
+		return nil
+	}
+	if err := c.use(old); err != nil {
+		return err
+	}
+	c.rec = mine
+	next := *mine
+	if err := c.fill(&next); err != nil {
+		return err
+	}
+	if bytes.Equal(next.Data, mine.Data) {
+		return nil
+	}
+	sealed, err := c.save(&next)
+	if err != nil {
+		return c.unexpected(err)
+	}
+	c.saved(&next, sealed)
+	return nil
+}
+
+// trim ends the user's oldest sessions beyond MaxSessions. All nodes count the
+// same way, so sign-ins at once neither leave too many nor end each other.
+func (c *commit) trim(mine, old *Record) error {
+	if c.m.opts.MaxSessions == 0 || !c.signIn {
+		return nil
+	}
+	var live []Info
+	err := c.call("list", func(ctx context.Context) error {
+		for info, err := range List(ctx, c.m.store, mine.User) {
+			if err != nil {
+				return err
+			}
+			if old == nil || info.ID != old.ID {
+				live = append(live, info)
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	slices.SortFunc(live, func(a, b Info) int {
+		return cmp.Or(b.SignedIn.Compare(a.SignedIn), cmp.Compare(b.ID, a.ID))
+	})
+	for _, info := range live[min(len(live), c.m.opts.MaxSessions):] {
+		if err := c.end(&Record{ID: info.ID, Deadline: info.Expires}); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// unexpected is for an error that the store's contract does not allow there.
+func (c *commit) unexpected(err error) error {
+	if errors.Is(err, ErrConflict) || errors.Is(err, ErrNotFound) {
+		return &storeError{"save", fmt.Errorf("a new record: %w", errors.Join(errContract, err))}
+	}
+	return err
+}
+
+var errContract = errors.New("the store broke its contract")
+
+// touch tells the store that the session was used, at most once in a tenth of
+// the idle time. Its failure does not fail the request, which only reads.
+func (s *Session) touch(ctx context.Context) {
+	if s.rec == nil || s.mute || s.fatal != nil {
+		return
+	}
+	now := s.m.now()
+	if now.Sub(s.rec.Seen) < s.m.touchEvery {
+		return
+	}
+	next := *s.rec
+	next.Seen = now
+	_, next.Expires = s.m.times(next.Created, now, next.Persist)
+	c := &commit{Session: s, ctx: context.WithoutCancel(ctx), until: time.Now().Add(s.m.timeout)}
+	var err error
+	if s.m.toucher != nil {
+		err = c.call("touch", func(ctx context.Context) error {
+			return s.m.toucher.Touch(ctx, next.ID, next.Seen, next.Expires)
+		})
+		if err == nil {
+			s.rec = &next
+		}
+	} else if now.Sub(s.rec.Seen) >= s.m.resealAfter && !s.stale {
+		var sealed string
+		if sealed, err = c.save(&next); err == nil {
+			c.saved(&next, sealed)
+		}
+	}
+	switch {
+	case err == nil, errors.Is(err, ErrNotFound), errors.Is(err, ErrConflict), errors.Is(err, errors.ErrUnsupported):
+	default:
+		s.m.log.Warn("session: touch failed; the session may end early", "id", next.ID, "error", err)
+	}
+}
