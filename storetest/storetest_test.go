@@ -9,6 +9,8 @@ import (
 
 func TestMemoryStore(t *testing.T) { storetest.Run(t, memory) }
 
+func TestMemoryStoreOverHTTP(t *testing.T) { storetest.RunHTTP(t, memory) }
+
 func memory(*testing.T) storetest.Backend {
 	var clock storetest.Clock
 	s := session.NewMemoryStore(&session.MemoryOptions{Now: clock.Now})
