@@ -163,13 +163,18 @@ func markerIsLoaded(t *place) {
 	a, b := t.open(), t.open()
 	token := t.create(a, "alice")
 	rec := t.load(a, token)
-	if _, err := a.Save(t.Context(), t.marker(rec)); err != nil {
+	marker := t.marker(rec)
+	if _, err := a.Save(t.Context(), marker); err != nil {
 		t.Fatalf("Save of the marker: %v", err)
 	}
 	for _, s := range []session.Store{a, b} {
 		got := t.load(s, token)
 		if !got.Replaced || got.ID != rec.ID || got.User != "" || len(got.Data) != 0 {
 			t.Errorf("Load = %s with %d bytes of values; want the marker", describe(got), len(got.Data))
+		}
+		// A manager whose Save got no answer sees here who won the claim.
+		if got.Device != marker.Device || got.Expires.UnixMilli() != marker.Expires.UnixMilli() {
+			t.Errorf("the marker has Device %q, Expires %v; want %q, %v", got.Device, got.Expires, marker.Device, marker.Expires)
 		}
 	}
 	// The request that loaded before the claim is too late.
@@ -185,7 +190,9 @@ func markerOutlivesDeleteUser(t *place) {
 	s := t.open()
 	ability[session.UserDeleter](t, s)
 	token := t.create(s, "alice")
-	t.save(s, t.marker(t.load(s, token)), token)
+	if _, err := s.Save(t.Context(), t.marker(t.load(s, token))); err != nil {
+		t.Fatalf("Save of the marker: %v", err)
+	}
 	current := t.create(s, "alice")
 	t.deleteUser(s, "alice", "", 1)
 	t.gone(s, current, "after DeleteUser")

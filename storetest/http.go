@@ -367,35 +367,36 @@ func readerWritesNothing(t *place) {
 
 func takeOnce(t *place) {
 	nodes := []*node{t.node(session.Options{}), t.node(session.Options{})}
-	for _, n := range nodes {
-		n.handle("/take", func(w http.ResponseWriter, r *http.Request, s *session.Session) {
-			v, ok, err := theme.Take(r.Context(), s)
-			fmt.Fprintf(w, "%s %t %v", v, ok, err)
-		})
-	}
 	b := t.signedIn(nodes[0], "alice")
-	for range 3 {
+	for round := range 3 {
 		b.see(nodes[0], "/set?theme=once")
-		answers := make([]string, 20)
-		requests := make([]func(), len(answers))
-		for i := range requests {
-			requests[i] = func() {
-				a, err := b.visit(t.Context(), nodes[i%2], "/take")
-				if err != nil {
-					a = &answer{body: err.Error()}
+		path := fmt.Sprintf("/take%d", round)
+		gate := t.gate()
+		for _, n := range nodes {
+			n.handle(path, func(w http.ResponseWriter, r *http.Request, s *session.Session) {
+				if gate.wait(r.Context()) != nil { // until all have loaded it
+					return
 				}
-				answers[i] = a.body
-			}
+				v, ok, err := theme.Take(r.Context(), s)
+				fmt.Fprintf(w, "%s %t %v", v, ok, err)
+			})
 		}
-		together(requests...)
+		answers := make([]<-chan *answer, 20)
+		for i := range answers {
+			answers[i] = b.start(nodes[i%2], path)
+		}
+		for range answers {
+			receive(t, "a request's load", gate.Arrived())
+		}
+		gate.Open()
 		got := 0
-		for _, a := range answers {
-			switch a {
+		for _, c := range answers {
+			switch a := receive(t, "an answer", c); a.body {
 			case "once true <nil>":
 				got++
 			case " false <nil>":
 			default:
-				t.Errorf("Take: %s", a)
+				t.Errorf("Take: %s", a.body)
 			}
 		}
 		if got != 1 {

@@ -246,7 +246,7 @@ func undecodable(t *place) {
 
 func nothingSecretInLogs(t *place) {
 	const secret = "4111-1111-1111-1111"
-	n := t.node(session.Options{Timeout: 100 * time.Millisecond})
+	n := t.node(session.Options{Timeout: 30 * time.Millisecond})
 	n.handle("/public", func(w http.ResponseWriter, _ *http.Request, s *session.Session) {
 		w.Header().Set("Cache-Control", "public, max-age=600")
 		s.Renew()

@@ -19,6 +19,7 @@ var storePromises = &suite{
 		{"Load returns what Save wrote, to the millisecond", loadReturnsWhatSaveWrote},
 		{"values up to MaxData come back", valuesUpToMaxData},
 		{"values that do not fit are ErrTooLarge and harm nothing", valuesTooLarge},
+		{"values may be any bytes", anyBytes},
 		{"each Save adds one to the Version", eachSaveAddsOne},
 		{"Save neither keeps nor changes the record", saveKeepsNothing},
 		{"two Loads share no record", twoLoadsShareNothing},
@@ -133,6 +134,23 @@ func valuesTooLarge(t *place) {
 	_, err = s.Save(t.Context(), first)
 	t.wantErr(fmt.Sprintf("a first Save of %d bytes", len(large.Data)), err, session.ErrTooLarge)
 	t.gone(s, firstToken, "after a first Save that did not fit")
+}
+
+func anyBytes(t *place) {
+	s := t.open()
+	all := make([]byte, 256)
+	for i := range all {
+		all[i] = byte(i)
+	}
+	for name, data := range map[string][]byte{
+		"every byte": all, "one NUL": {0}, "a newline": []byte("\n"), "invalid UTF-8": {0xff, 0xfe, 0xc0}, "a zlib header": {0x78, 0x9c, 0},
+	} {
+		want, token := t.draft("alice", func(r *session.Record) { r.Data = data })
+		token = t.save(s, want, token)
+		if got := t.load(s, token); !bytes.Equal(got.Data, data) {
+			t.Errorf("%s: Data is %q; want %q", name, got.Data, data)
+		}
+	}
 }
 
 func eachSaveAddsOne(t *place) {

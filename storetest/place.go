@@ -166,7 +166,7 @@ func (t *place) wantErr(what string, err, want error) {
 // marker returns what Renew and SetUser leave in place of rec.
 func (t *place) marker(rec *session.Record) *session.Record {
 	return &session.Record{
-		ID: rec.ID, Created: rec.Created, Seen: t.now(), Expires: t.now().Add(time.Minute),
+		ID: rec.ID, Device: session.ID(session.NewToken()), Created: rec.Created, Seen: t.now(), Expires: t.now().Add(time.Minute),
 		Deadline: rec.Deadline, Replaced: true, Version: rec.Version, Tag: rec.Tag,
 	}
 }

@@ -14,7 +14,6 @@ import (
 
 // serverSavePromises need a place that can compare.
 var serverSavePromises = []promise{
-	{"values may be any bytes", anyBytes},
 	{"Save with Version 0 never takes over an existing ID", createNeverTakesOver},
 	{"an update of a missing record is ErrNotFound and creates nothing", updateNeverCreates},
 	{"a stale Version is ErrConflict and loses nothing", staleVersionConflicts},
@@ -42,23 +41,6 @@ var touchPromises = []promise{
 	{"after Delete no Touch brings the session back", noTouchAfterDelete},
 	{"a Touch that races Delete does not bring the session back", touchRacesDelete},
 	{"a Touch that races a Save loses nothing", touchRacesSave},
-}
-
-func anyBytes(t *place) {
-	s := t.open()
-	all := make([]byte, 256)
-	for i := range all {
-		all[i] = byte(i)
-	}
-	for name, data := range map[string][]byte{
-		"every byte": all, "one NUL": {0}, "a newline": []byte("\n"), "invalid UTF-8": {0xff, 0xfe, 0xc0}, "a zlib header": {0x78, 0x9c, 0},
-	} {
-		want, token := t.draft("alice", func(r *session.Record) { r.Data = data })
-		t.save(s, want, token)
-		if got := t.load(s, token); !bytes.Equal(got.Data, data) {
-			t.Errorf("%s: Data is %q; want %q", name, got.Data, data)
-		}
-	}
 }
 
 func createNeverTakesOver(t *place) {
