@@ -10,8 +10,8 @@ import (
 
 // clientPromises are what a store promises whose token is the session itself.
 // It cannot compare, so it has no promise about versions; what ended stays
-// ended through its Revoked store. A store that was built Irrevocable skips
-// those by name.
+// ended through its Revoked store. What Irrevocable gives up is about half of
+// the suite, so a store is tested with Revoked.
 var clientPromises = []promise{
 	{"each Save returns another token, which opens what was saved", saveReturnsNewToken},
 	{"two sessions of the same content have different tokens", tokensDiffer},

@@ -63,7 +63,7 @@ func visitorWritesNothing(t *place) {
 func untouchedCostsNothing(t *place) {
 	n := t.node(session.Options{})
 	b := t.signedIn(n, "alice")
-	n.advance(10 * time.Minute) // a touch would be due
+	t.advance(10 * time.Minute) // a touch would be due
 	n.store.Reset()
 	a := b.see(n, "/static")
 	if calls := n.store.Calls(); calls != 0 {
@@ -348,7 +348,7 @@ func readerWritesNothing(t *place) {
 	one, two := t.node(session.Options{}), t.node(session.Options{})
 	b := t.signedIn(one, "alice")
 	gate, _ := one.held("/slow", func(*session.Session, url.Values) {})
-	one.advance(10 * time.Minute) // its use is due to be noted
+	t.advance(10 * time.Minute) // its use is due to be noted
 	slow := b.copy().start(one, "/slow")
 	receive(t, "the reader's load", gate.Arrived())
 	b.see(two, "/set?cart=pen&theme=dark")

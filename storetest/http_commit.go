@@ -362,15 +362,15 @@ func resealsLate(t *place) {
 	n := t.node(session.Options{IdleTimeout: time30})
 	b := t.signedIn(n, "alice")
 	old := b.token()
-	n.advance(time30 / 3)
+	t.advance(time30 / 3)
 	if b.see(n, "/read"); b.token() != old {
 		t.Error("a reader got a new token after a third of the idle time")
 	}
-	n.advance(time30 / 3)
+	t.advance(time30 / 3)
 	if a := b.see(n, "/read"); b.token() == old || !a.setsCookie() {
 		t.Error("a reader got no new token after two thirds of the idle time")
 	}
-	n.advance(time30 * 2 / 3)
+	t.advance(time30 * 2 / 3)
 	b.see(n, "/read").shows(t, "within the idle time of the new token", "alice", "book")
 }
 

@@ -357,7 +357,7 @@ func failingTouch(t *place) {
 	b := t.signedIn(n, "alice")
 	n.store.Set(Touch, Fail(errAway))
 	n.store.Reset()
-	n.advance(10 * time.Minute)
+	t.advance(10 * time.Minute)
 	b.see(n, "/read").shows(t, "while touches fail", "alice", "book")
 	if n.store.Calls(Touch) == 0 {
 		t.Error("no touch was tried")

@@ -48,7 +48,7 @@ func signInChangesToken(t *place) {
 		old.see(n, "/read").nobody(t, "with the old cookie")
 	}
 	if t.b.Advance != nil {
-		one.advance(2 * time.Minute) // the marker is gone
+		t.advance(2 * time.Minute) // the marker is gone
 		for _, n := range []*node{one, two} {
 			a := old.see(n, "/read")
 			a.nobody(t, "with the old cookie, later")
@@ -65,7 +65,7 @@ func signInKeepsValues(t *place) {
 	b := t.browser()
 	b.see(n, "/set?cart=book")
 	created := b.see(n, "/read").Created
-	n.advance(time.Minute)
+	t.advance(time.Minute)
 	b.see(n, "/signin?user=alice").shows(t, "from nobody", "alice", "book")
 	a := b.see(n, "/read")
 	a.shows(t, "from nobody", "alice", "book")
@@ -98,7 +98,7 @@ func renewKeeps(t *place) {
 	b := t.signedIn(one, "alice")
 	before := b.see(one, "/read")
 	old := b.copy()
-	one.advance(time.Minute)
+	t.advance(time.Minute)
 	a := b.see(two, "/renew")
 	if b.token() == old.token() || a.ID == before.ID {
 		t.Errorf("Renew left the token or the ID")
@@ -370,7 +370,7 @@ func maxSessions(t *place) {
 		b := t.browser()
 		b.see([]*node{one, two}[i%2], "/signin?user=alice")
 		browsers = append(browsers, b)
-		one.advance(time.Minute) // so that they differ in age
+		t.advance(time.Minute) // so that they differ in age
 	}
 	other := t.browser()
 	other.see(one, "/signin?user=bob")

@@ -63,12 +63,12 @@ func absoluteEnds(t *place) {
 	n := t.node(opts)
 	b := t.signedIn(n, "alice")
 	for range 5 { // 100 minutes, never 30 without a visit
-		n.advance(20 * time.Minute)
+		t.advance(20 * time.Minute)
 		b.see(n, "/read").shows(t, "in use", "alice", "book")
 	}
-	n.advance(15 * time.Minute)
+	t.advance(15 * time.Minute)
 	b.see(n, "/set?cart=pen").shows(t, "five minutes before the end", "alice", "pen")
-	n.advance(6 * time.Minute)
+	t.advance(6 * time.Minute)
 	b.see(n, "/read").nobody(t, "past the absolute end")
 	b.see(n, "/inc")
 	if a := b.see(n, "/read"); a.User != "" || a.Cart != "" || a.Count != 1 {
@@ -101,10 +101,10 @@ func managerChecksToo(t *place) {
 func lifetimes(t *place) {
 	n := t.node(session.Options{IdleTimeout: -1, Lifetime: time.Hour})
 	renewed, signedIn := t.signedIn(n, "alice"), t.signedIn(n, "alice")
-	n.advance(40 * time.Minute)
+	t.advance(40 * time.Minute)
 	renewed.see(n, "/renew")
 	signedIn.see(n, "/signin?user=alice")
-	n.advance(25 * time.Minute)
+	t.advance(25 * time.Minute)
 	renewed.see(n, "/read").nobody(t, "an hour after the sign-in, renewed meanwhile")
 	signedIn.see(n, "/read").shows(t, "25 minutes after the second sign-in", "alice", "book")
 }
@@ -118,14 +118,14 @@ func remembered(t *place) {
 	if a := kept.see(n, "/remember"); !a.setsCookie() || !outlives(a) {
 		t.Errorf("a cookie that is to be remembered has Set-Cookie %q", a.header["Set-Cookie"])
 	}
-	n.advance(90 * time.Minute)
+	t.advance(90 * time.Minute)
 	forgotten.see(n, "/read").nobody(t, "after the idle timeout and the lifetime")
 	kept.see(n, "/read").shows(t, "remembered", "alice", "book")
 	if a := kept.see(n, "/renew"); !a.setsCookie() || !outlives(a) {
 		t.Errorf("after Renew Set-Cookie is %q; want it to outlive the browser", a.header["Set-Cookie"])
 	}
 	kept.see(n, "/read").shows(t, "remembered and renewed", "alice", "book")
-	n.advance(91 * time.Minute)
+	t.advance(91 * time.Minute)
 	kept.see(n, "/read").nobody(t, "after the lifetime of what is remembered")
 }
 
@@ -142,7 +142,7 @@ func touchedSeldom(t *place) {
 	n.store.Reset()
 	step := func(d time.Duration, want int) {
 		t.Helper()
-		n.advance(d)
+		t.advance(d)
 		for range 5 {
 			b.see(n, "/read")
 		}

@@ -20,7 +20,8 @@ type place struct {
 	testing.TB
 	b       Backend
 	another func() Backend
-	moved   atomic.Int64
+	moved   atomic.Int64 // by Advance
+	ahead   atomic.Int64 // how far the managers' clocks are ahead of the backend's
 }
 
 func newPlace(t testing.TB, b Backend, another func() Backend) *place {
