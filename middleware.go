@@ -247,9 +247,11 @@ func (m *Manager) Stats() Stats {
 
 // load returns the session behind token, for a request that began at start.
 func (m *Manager) load(ctx context.Context, token string, start time.Time) (*Session, error) {
-	now := m.now()
+	wall := time.Now()
+	now := m.at(wall)
 	s := &Session{m: m, token: token, born: now}
-	rec, err := m.loadRecord(ctx, token, now)
+	rec, err := m.loadRecord(s.call.begin(ctx, wall.Add(m.timeout)), token, now)
+	s.call.end()
 	if err == nil {
 		if err = s.view.reset(rec.Data); err != nil {
 			err = fmt.Errorf("%w: the values of %s cannot be decoded: %w", ErrNotFound, rec.ID, err)
@@ -272,7 +274,9 @@ func (m *Manager) load(ctx context.Context, token string, start time.Time) (*Ses
 		// the marker be gone: a cookie of ours could overwrite the new one.
 		s.mute = token != "" && now.Sub(start) > replacedFor
 	default:
-		m.stats.failures.Add(1)
+		if ctx.Err() == nil { // otherwise the caller has gone
+			m.stats.failures.Add(1)
+		}
 		return nil, &storeError{"load", err}
 	}
 	return s, nil
@@ -282,9 +286,7 @@ func (m *Manager) loadRecord(ctx context.Context, token string, now time.Time) (
 	if token == "" {
 		return nil, ErrNotFound
 	}
-	call := newCall(ctx, time.Now().Add(m.timeout))
-	defer call.end()
-	rec, err := m.store.Load(call, token)
+	rec, err := m.store.Load(ctx, token)
 	if err != nil {
 		return nil, err
 	}
@@ -323,6 +325,14 @@ func (m *Manager) times(created, now time.Time, persist bool) (deadline, expires
 
 // now is the clock's time as records keep it.
 func (m *Manager) now() time.Time { return m.clock().UTC().Truncate(time.Millisecond) }
+
+// at is now, if the caller has just asked time.Now.
+func (m *Manager) at(wall time.Time) time.Time {
+	if m.opts.Now != nil {
+		return m.now()
+	}
+	return wall.UTC().Truncate(time.Millisecond)
+}
 
 func (m *Manager) device(q *request) string {
 	if m.opts.Device == nil || q == nil {

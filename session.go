@@ -14,6 +14,7 @@ type Session struct {
 	m *Manager
 	q *request // nil when not over HTTP
 
+	call  callContext // of the load
 	mu    sync.Mutex
 	view  values // the record's values with ops applied
 	ops   []op   // what this request did to the values since the last commit

@@ -14,7 +14,7 @@ func redisClient() redis.UniversalClient {
 	if addr == "" {
 		return nil
 	}
-	return redis.NewClient(&redis.Options{Addr: addr})
+	return redis.NewClient(&redis.Options{Addr: addr, ContextTimeoutEnabled: true})
 }
 
 func BenchmarkHandler(b *testing.B) {

@@ -20,30 +20,40 @@ import (
 	"github.com/redis/go-redis/v9"
 )
 
+// Item is a line of the cart.
+type Item struct {
+	SKU   string `json:"sku"`
+	Count int    `json:"count"`
+	Cents int    `json:"cents"`
+}
+
 // The six values.
 const (
-	userID = 8452217
+	visits = 8452217
 	name   = "Alice Example"
-	email  = "alice.example@example.com"
 	csrf   = "mVv0s7yfjG3iS0pS8m3bQe1kD2sYb6h1xw0nJq9TzLc"
 )
 
 var (
 	roles = []string{"customer", "reviewer", "beta"}
-	cart  = []string{"tea-green-100g", "pot-glass-1l", "cup-white-2"}
+	cart  = []Item{{"tea-green", 2, 790}, {"pot-glass", 1, 2950}, {"cup-white", 4, 640}}
+	login = time.Date(2026, 11, 22, 9, 30, 0, 123456789, time.UTC)
 )
 
 var (
-	keyUserID = session.NewKey[int]("user_id")
+	keyVisits = session.NewKey[int]("visits")
 	keyName   = session.NewKey[string]("name")
-	keyEmail  = session.NewKey[string]("email")
+	keyLogin  = session.NewKey[time.Time]("login")
 	keyCSRF   = session.NewKey[string]("csrf")
 	keyRoles  = session.NewKey[[]string]("roles")
-	keyCart   = session.NewKey[[]string]("cart")
-	keyVisits = session.NewKey[int]("user_id") // the value that a change changes
+	keyCart   = session.NewKey[[]Item]("cart")
 )
 
-func init() { gob.Register([]string{}) }
+func init() {
+	for _, v := range []any{[]string{}, []Item{}, time.Time{}} {
+		gob.Register(v)
+	}
+}
 
 // A Subject is one library over one kind of store.
 type Subject struct {
@@ -122,9 +132,9 @@ func ours(store session.Store) map[string]http.Handler {
 	}
 	return map[string]http.Handler{
 		Create: h(func(w http.ResponseWriter, s *session.Session) {
-			keyUserID.Set(s, userID)
+			keyVisits.Set(s, visits)
 			keyName.Set(s, name)
-			keyEmail.Set(s, email)
+			keyLogin.Set(s, login)
 			keyCSRF.Set(s, csrf)
 			keyRoles.Set(s, roles)
 			keyCart.Set(s, cart)
@@ -132,7 +142,7 @@ func ours(store session.Store) map[string]http.Handler {
 		}),
 		Read: h(func(w http.ResponseWriter, s *session.Session) {
 			n, have := keyName.Get(s)
-			_, haveID := keyUserID.Get(s)
+			_, haveID := keyVisits.Get(s)
 			check(have && haveID && n == name)
 			ok(w)
 		}),
@@ -158,20 +168,20 @@ func scsOps(store scs.Store) map[string]http.Handler {
 	}
 	return map[string]http.Handler{
 		Create: h(func(w http.ResponseWriter, ctx context.Context) {
-			m.Put(ctx, "user_id", userID)
+			m.Put(ctx, "visits", visits)
 			m.Put(ctx, "name", name)
-			m.Put(ctx, "email", email)
+			m.Put(ctx, "login", login)
 			m.Put(ctx, "csrf", csrf)
 			m.Put(ctx, "roles", roles)
 			m.Put(ctx, "cart", cart)
 			ok(w)
 		}),
 		Read: h(func(w http.ResponseWriter, ctx context.Context) {
-			check(m.GetString(ctx, "name") == name && m.GetInt(ctx, "user_id") != 0)
+			check(m.GetString(ctx, "name") == name && m.GetInt(ctx, "visits") != 0)
 			ok(w)
 		}),
 		Change: h(func(w http.ResponseWriter, ctx context.Context) {
-			m.Put(ctx, "user_id", m.GetInt(ctx, "user_id")^1)
+			m.Put(ctx, "visits", m.GetInt(ctx, "visits")^1)
 			ok(w)
 		}),
 		Untouched: h(func(w http.ResponseWriter, _ context.Context) { ok(w) }),
@@ -200,13 +210,13 @@ func gorillaOps(store *sessions.CookieStore) map[string]http.Handler {
 	}
 	return map[string]http.Handler{
 		Create: h(true, func(v map[any]any) {
-			v["user_id"], v["name"], v["email"], v["csrf"], v["roles"], v["cart"] = userID, name, email, csrf, roles, cart
+			v["visits"], v["name"], v["login"], v["csrf"], v["roles"], v["cart"] = visits, name, login, csrf, roles, cart
 		}),
 		Read: h(false, func(v map[any]any) {
-			_, haveID := v["user_id"].(int)
+			_, haveID := v["visits"].(int)
 			check(v["name"] == name && haveID)
 		}),
-		Change:    h(true, func(v map[any]any) { v["user_id"] = v["user_id"].(int) ^ 1 }),
+		Change:    h(true, func(v map[any]any) { v["visits"] = v["visits"].(int) ^ 1 }),
 		Untouched: http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { ok(w) }),
 		Anonymous: h(false, func(v map[any]any) { check(v["name"] == nil) }),
 	}

@@ -56,7 +56,7 @@ func main() {
 func subjects(addr string) ([]bench.Subject, redis.UniversalClient) {
 	var client redis.UniversalClient
 	if addr != "" {
-		client = redis.NewClient(&redis.Options{Addr: addr, PoolSize: connections})
+		client = redis.NewClient(&redis.Options{Addr: addr, PoolSize: connections, ContextTimeoutEnabled: true})
 	}
 	s, err := bench.Subjects(client)
 	if err != nil {

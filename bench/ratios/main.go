@@ -41,7 +41,7 @@ func main() {
 
 	var client redis.UniversalClient
 	if *addr != "" {
-		client = redis.NewClient(&redis.Options{Addr: *addr})
+		client = redis.NewClient(&redis.Options{Addr: *addr, ContextTimeoutEnabled: true})
 		if err := client.Ping(context.Background()).Err(); err != nil {
 			log.Fatal(err)
 		}
