@@ -43,7 +43,10 @@ func committedBeforeHeader(t *place) {
 		{"io.WriteString", func(w http.ResponseWriter) error { _, err := io.WriteString(w, "hello"); return err }},
 		{"WriteHeader", func(w http.ResponseWriter) error { w.WriteHeader(http.StatusAccepted); return nil }},
 		{"WriteHeader of a redirect", func(w http.ResponseWriter) error { w.WriteHeader(http.StatusSeeOther); return nil }},
-		{"io.Copy", func(w http.ResponseWriter) error { _, err := io.Copy(w, strings.NewReader("hello")); return err }},
+		{"ReadFrom", func(w http.ResponseWriter) error {
+			_, err := w.(io.ReaderFrom).ReadFrom(strings.NewReader("hello"))
+			return err
+		}},
 		{"Flush", func(w http.ResponseWriter) error { w.(http.Flusher).Flush(); return nil }},
 		{"ResponseController.Flush", func(w http.ResponseWriter) error { return http.NewResponseController(w).Flush() }},
 		{"an unwrapped Flush", func(w http.ResponseWriter) error {

@@ -219,27 +219,33 @@ func oldCookieAfterSignIn(t *place) {
 
 func underWayDuringSignIn(t *place) {
 	one, two := t.node(session.Options{}), t.node(session.Options{})
-	b := t.browser()
-	b.see(one, "/set?cart=book")
-	gate, errs := one.held("/slow", setValues)
-	tab := b.copy()
-	slow := tab.start(one, "/slow?theme=late")
-	receive(t, "the slow request's load", gate.Arrived())
-	b.see(two, "/signin?user=alice")
-	gate.Open()
-	a := receive(t, "the slow answer", slow)
-	if err := receive(t, "the end of the slow request", errs); a.status != http.StatusOK || !errors.Is(err, session.ErrNotFound) {
-		t.Errorf("the slow request: status %d, Err %v; want 200, ErrNotFound", a.status, err)
+	for user, path := range map[string]string{"alice": "/signin?user=alice", "bob": "/renew"} {
+		slowPath := "/slow-" + user
+		gate, errs := one.held(slowPath, setValues)
+		b := t.browser()
+		b.see(one, "/set?cart=book")
+		if path == "/renew" {
+			b.see(one, "/signin?user="+user)
+		}
+		tab := b.copy()
+		slow := tab.start(one, slowPath+"?theme=late")
+		receive(t, "the slow request's load", gate.Arrived())
+		b.see(two, path)
+		gate.Open()
+		a := receive(t, "the slow answer", slow)
+		if err := receive(t, "the end of the slow request", errs); a.status != http.StatusOK || !errors.Is(err, session.ErrNotFound) {
+			t.Errorf("during %s: status %d, Err %v; want 200, ErrNotFound", path, a.status, err)
+		}
+		if a.setsCookie() {
+			t.Errorf("during %s the slow request set a cookie: %q", path, a.header["Set-Cookie"])
+		}
+		got := b.see(one, "/read")
+		got.shows(t, "after "+path, user, "book")
+		if got.Theme != "" {
+			t.Errorf("during %s the slow request changed the new session: %s", path, got.body)
+		}
+		tab.see(two, "/read").nobody(t, "the old cookie after "+path)
 	}
-	if a.setsCookie() {
-		t.Errorf("the slow request set a cookie: %q", a.header["Set-Cookie"])
-	}
-	got := b.see(one, "/read")
-	got.shows(t, "the new session", "alice", "book")
-	if got.Theme != "" {
-		t.Errorf("the slow request changed the new session: %s", got.body)
-	}
-	tab.see(two, "/read").nobody(t, "the old cookie")
 }
 
 func twoSignIns(t *place) {
