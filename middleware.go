@@ -301,9 +301,10 @@ func (m *Manager) loadRecord(ctx context.Context, token string, now time.Time) (
 // configured now, whatever they were when it was saved.
 func (m *Manager) over(rec *Record, now time.Time) bool {
 	lifetime, idle := m.limits(rec.Persist)
+	ahead := now.Add(maxSkew) // later is planted, or from a clock that is far off
 	return !now.Before(rec.Created.Add(lifetime)) ||
 		idle > 0 && !now.Before(rec.Seen.Add(idle)) ||
-		rec.Created.After(now.Add(maxSkew)) // planted, or a clock that is far off
+		rec.Created.After(ahead) || rec.Seen.After(ahead) || rec.SignedIn.After(ahead)
 }
 
 func (m *Manager) limits(persist bool) (lifetime, idle time.Duration) {
