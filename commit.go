@@ -116,18 +116,8 @@ func (c *commit) reload(token string) (rec *Record, err error) {
 
 func (c *commit) end(rec *Record) error {
 	return c.call("delete", func(ctx context.Context) error {
-		// A client-side store has to remember that the session ended until its
-		// tokens have expired, and Delete does not know when that is.
-		if d, ok := As[deadlineDeleter](c.m.store); ok {
-			return d.deleteUntil(ctx, rec.ID, rec.Deadline)
-		}
-		return c.m.store.Delete(ctx, rec.ID)
+		return c.m.store.Delete(withDeadline(ctx, rec.Deadline), rec.ID)
 	})
-}
-
-// deadlineDeleter is Delete with the time after which nobody needs to know.
-type deadlineDeleter interface {
-	deleteUntil(ctx context.Context, id string, deadline time.Time) error
 }
 
 func (c *commit) run() error {

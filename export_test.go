@@ -21,3 +21,15 @@ func ScanObjectRoom() func(data []byte) (int, error) {
 		return len(members), err
 	}
 }
+
+// RevokedToken is the token under whose ID an entry in Revoked stands.
+var RevokedToken = revokedToken
+
+// WithDeadline is what the manager tells Delete of the session that ends.
+var WithDeadline = withDeadline
+
+func AppendCookiePayload(rec *Record, generation string) ([]byte, error) {
+	return appendCookiePayload(nil, rec, generation)
+}
+
+var ParseCookiePayload = parseCookiePayload

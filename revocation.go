@@ -103,9 +103,7 @@ func newRevocations(kind string, store Store, irrevocable bool, life time.Durati
 }
 
 func isClientSide(s Store) bool {
-	_, ok := As[interface {
-		deleteUntil(ctx context.Context, id string, deadline time.Time) error
-	}](s)
+	_, ok := As[interface{ longestLife() time.Duration }](s)
 	return ok
 }
 
@@ -214,9 +212,20 @@ func (r *revocations) saveMarker(ctx context.Context, rec *Record) error {
 	})
 }
 
-// deleteUntil ends a session of which no token lives beyond the deadline; the
-// zero time stands for the longest that a token can live.
-func (r *revocations) deleteUntil(ctx context.Context, id string, deadline time.Time) error {
+// deadlineKey is where a context says when the session that is deleted with it
+// would have ended.
+type deadlineKey struct{}
+
+// withDeadline tells a client-side store, through whatever wraps it, how long it
+// has to remember that the session ended: Delete gets no more than its ID.
+func withDeadline(ctx context.Context, deadline time.Time) context.Context {
+	return context.WithValue(ctx, deadlineKey{}, deadline)
+}
+
+// delete ends a session, and remembers it while a token of it may live: until
+// the Deadline, if the context tells that, or for the longest life of a token.
+func (r *revocations) delete(ctx context.Context, id string) error {
+	deadline, _ := ctx.Value(deadlineKey{}).(time.Time)
 	until := r.until(deadline)
 	if r.store == nil || id == "" || !r.now().Before(until) {
 		return nil
@@ -228,7 +237,10 @@ func (r *revocations) deleteUntil(ctx context.Context, id string, deadline time.
 
 // deleteUser starts a new generation of the user.
 func (r *revocations) deleteUser(ctx context.Context, user, keep string) error {
-	if r.store == nil || user == "" {
+	switch {
+	case r.store == nil:
+		return errUnsupported("end a user's sessions, for it is irrevocable")
+	case user == "":
 		return nil
 	}
 	next := &revocation{Generation: newGeneration(), Keep: keep}
