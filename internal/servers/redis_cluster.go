@@ -177,6 +177,31 @@ func (c *RedisClusterServers) Remove(t testing.TB, n *RedisServer) {
 	n.Kill()
 }
 
+// ReplicaOf is the replica of a primary.
+func (c *RedisClusterServers) ReplicaOf(t testing.TB, primary *RedisServer) *RedisServer {
+	t.Helper()
+	ranges, err := primary.Client.ClusterSlots(context.Background()).Result()
+	must(t, "cluster slots", err)
+	for _, r := range ranges {
+		for _, n := range c.Nodes {
+			if r.Nodes[0].Addr == primary.Addr && len(r.Nodes) > 1 && r.Nodes[1].Addr == n.Addr {
+				return n
+			}
+		}
+	}
+	t.Fatalf("%s has no replica", primary.Addr)
+	return nil
+}
+
+// Detach stops a replica and cuts its connection to the primary, so that it
+// misses every write until Resume. (What is on its way in a connection, a
+// stopped process still reads when it goes on.)
+func (c *RedisClusterServers) Detach(t testing.TB, primary, replica *RedisServer) {
+	t.Helper()
+	replica.Pause()
+	must(t, "client kill", primary.Client.Do(context.Background(), "client", "kill", "type", "replica").Err())
+}
+
 // Kill ends a node, as a crash does.
 func (c *RedisClusterServers) Kill(n *RedisServer) {
 	c.drop(n)
