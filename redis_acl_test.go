@@ -49,7 +49,7 @@ func TestRedisACL(t *testing.T) {
 	t.Setenv("REDIS_PASSWORD", "secret")
 	for _, replicas := range []string{"0", "1"} {
 		primary.Client.FlushAll(t.Context())
-		store := openRedis(t, "redis://"+primary.Addr+"/2?username=app&password=env:REDIS_PASSWORD&replicas="+replicas)
+		store := openRedis(t, "redis://"+primary.Addr+"/2?username=app&password=env:REDIS_PASSWORD&replicas="+replicas+patientURL)
 		client := redis.NewClient(redisOptions(primary.Addr))
 		defer client.Close()
 		e := &redisEnv{store: store, client: client, clock: &redisClock{}, prefix: "session:"}
@@ -69,7 +69,7 @@ func TestRedisClusterACL(t *testing.T) {
 		}
 	}
 	t.Setenv("REDIS_PASSWORD", "secret")
-	store := openRedis(t, clusterURL(c, "?username=app&password=env:REDIS_PASSWORD&replicas=1"))
+	store := openRedis(t, clusterURL(c, "?username=app&password=env:REDIS_PASSWORD&replicas=1"+patientURL))
 	everyCall(t, &redisEnv{store: store, clock: &redisClock{}, prefix: "session:"})
 }
 

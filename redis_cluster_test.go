@@ -36,7 +36,9 @@ func TestRedisCluster(t *testing.T) {
 	t.Cleanup(func() { client.Close() })
 	env := func(t *testing.T, replicas int) *redisEnv {
 		e := newRedisEnv(t, client)
-		e.store = session.NewRedisStore(client, &session.RedisOptions{Prefix: e.prefix, Now: e.clock.Now, Replicas: replicas})
+		e.store = session.NewRedisStore(client, &session.RedisOptions{
+			Prefix: e.prefix, Now: e.clock.Now, Replicas: replicas, ReplicaTimeout: 4 * time.Second,
+		})
 		return e
 	}
 	for _, replicas := range []int{0, 1} {
@@ -110,7 +112,7 @@ func TestRedisClusterUnderLoad(t *testing.T) {
 	for _, replicas := range []int{0, 1} {
 		t.Run(fmt.Sprintf("Replicas %d", replicas), func(t *testing.T) {
 			c := servers.RedisCluster(t)
-			store := openRedis(t, clusterURL(c, fmt.Sprintf("?replicas=%d", replicas)))
+			store := openRedis(t, clusterURL(c, fmt.Sprintf("?replicas=%d", replicas)+patientURL))
 			l, recs := storeLedger(t, store, 4, 24)
 
 			// The slots that hold the sessions, and their neighbours.
@@ -221,10 +223,10 @@ func TestRedisClusterOverHTTP(t *testing.T) {
 		t.Skip("takes 10 seconds")
 	}
 	c := servers.RedisCluster(t)
-	store := openRedis(t, clusterURL(c, "?replicas=1"))
+	store := openRedis(t, clusterURL(c, "?replicas=1"+patientURL))
 	l := httpLedger(t, store, 4, 24)
 	p := c.Primaries(t)
-	c.MoveSlots(t, p[0], p[1], c.SlotsOf(t, p[0])[:1000], nil)
+	c.MoveSlots(t, p[0], p[1], c.SlotsOf(t, p[0])[:400], nil)
 	l.progress()
 	l.during("primary killed", func() {
 		c.Kill(p[1])
@@ -246,7 +248,7 @@ func TestRedisSentinel(t *testing.T) {
 			t.Setenv("SENTINEL_PASSWORD", "sentinel-secret")
 			s := servers.RedisSentinel(t, "sentinel-secret")
 			store := openRedis(t, "redis+sentinel://"+strings.Join(s.Addrs, ",")+"/"+s.Master+
-				fmt.Sprintf("?sentinel_password=env:SENTINEL_PASSWORD&replicas=%d", replicas))
+				fmt.Sprintf("?sentinel_password=env:SENTINEL_PASSWORD&replicas=%d", replicas)+patientURL)
 			l, recs := storeLedger(t, store, 4, 24)
 			if err := store.Check(t.Context()); err == nil || strings.Contains(err.Error(), "not encrypted") {
 				t.Errorf("check: %v", err)

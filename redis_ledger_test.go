@@ -38,6 +38,13 @@ type ledger struct {
 	window  [2]time.Time   // first and last error
 }
 
+// patience is how long a call may take, and patientURL makes a store that
+// waits for replicas almost as long.
+const (
+	patience   = 4 * time.Second
+	patientURL = "&read_timeout=4s&replica_timeout=2s"
+)
+
 // startLedger lets workers add to counters until check.
 func startLedger(t *testing.T, workers, counters int, add func(context.Context, int) error, value func(context.Context, int) (int, error)) *ledger {
 	l := &ledger{t: t, add: add, value: value, errors: map[string]int{},
@@ -53,8 +60,8 @@ func startLedger(t *testing.T, workers, counters int, add func(context.Context, 
 				l.mu.Lock()
 				trouble := l.trouble
 				l.mu.Unlock()
-				// As the manager does: a second a call.
-				opCtx, cancel := context.WithTimeout(context.Background(), time.Second)
+				// Not the manager's second: on a busy machine that passes by itself.
+				opCtx, cancel := context.WithTimeout(context.Background(), patience)
 				err := l.add(opCtx, i)
 				cancel()
 				now := time.Now()
@@ -131,7 +138,7 @@ func (l *ledger) during(what string, f func()) {
 	f()
 	for i := range l.acked {
 		servers.Wait(l.t, "counter "+strconv.Itoa(i), 20*time.Second, func(ctx context.Context) error {
-			ctx, cancel := context.WithTimeout(ctx, time.Second)
+			ctx, cancel := context.WithTimeout(ctx, patience)
 			defer cancel()
 			err := l.add(ctx, i)
 			if err == nil {
@@ -223,7 +230,7 @@ func storeLedger(t *testing.T, store session.Store, workers, counters int) (*led
 // httpLedger counts in the sessions of users over HTTP, through a Manager.
 func httpLedger(t *testing.T, store session.Store, workers, counters int) *ledger {
 	t.Helper()
-	m, err := session.New(store, &session.Options{Logger: slog.New(slog.DiscardHandler)})
+	m, err := session.New(store, &session.Options{Timeout: patience, Logger: slog.New(slog.DiscardHandler)})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -47,7 +47,9 @@ func onRedis(t *testing.T, replicas int, open func() redis.UniversalClient) {
 			Open: func() session.Store {
 				client := open()
 				t.Cleanup(func() { client.Close() })
-				return session.NewRedisStore(client, &session.RedisOptions{Prefix: prefix, Replicas: replicas, Now: clock.Now})
+				return session.NewRedisStore(client, &session.RedisOptions{
+					Prefix: prefix, Replicas: replicas, ReplicaTimeout: 2 * time.Second, Now: clock.Now,
+				})
 			},
 			Advance: clock.Advance,
 		}

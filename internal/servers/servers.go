@@ -66,7 +66,7 @@ func start(t testing.TB, dir string, args ...string) *Process {
 	t.Cleanup(func() {
 		p.Kill()
 		if t.Failed() {
-			t.Logf("%v:\n%s", args, p.out.tail(4096))
+			t.Logf("%v:\n%s", args, p.out.tail(1024))
 		}
 	})
 	return p
