@@ -356,3 +356,32 @@ func TestRedisReplicasOnRing(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+// A full server that evicts nothing refuses changes; what is there can still be
+// read and ended.
+func TestRedisFull(t *testing.T) {
+	e := onServer(t, servers.Redis(t).Addr)
+	ctx := t.Context()
+	rec, token := e.create(t, "ann")
+	_, other := e.create(t, "ann")
+	e.client.ConfigSet(ctx, "maxmemory", "1")
+	full := func(what string, err error) {
+		t.Helper()
+		if !redis.IsOOMError(err) {
+			t.Errorf("%s: %v", what, err)
+		}
+	}
+	loaded := e.load(t, token)
+	_, err := e.store.Save(ctx, loaded)
+	full("save", err)
+	full("touch", e.store.Touch(ctx, rec.ID, rec.Seen.Add(time.Minute), rec.Expires.Add(time.Minute)))
+	another, _ := e.record("ann")
+	_, err = e.store.Save(ctx, another)
+	full("create", err)
+	if err := e.store.Delete(ctx, session.ID(other)); err != nil {
+		t.Errorf("delete: %v", err)
+	}
+	if n, err := e.store.DeleteUser(ctx, "ann", ""); n != 1 || err != nil {
+		t.Errorf("delete user: %d, %v", n, err)
+	}
+}
