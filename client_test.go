@@ -10,6 +10,8 @@ import (
 	"crypto/rsa"
 	"crypto/sha256"
 	"fmt"
+	"math/big"
+	"runtime"
 	"sync"
 	"testing"
 	"time"
@@ -191,3 +193,17 @@ func TestClientRoundTrip(t *testing.T) {
 		}
 	}
 }
+
+// bytesPerRun is about how many bytes f allocates.
+func bytesPerRun(f func()) uint64 {
+	const runs = 20
+	var before, after runtime.MemStats
+	runtime.ReadMemStats(&before)
+	for range runs {
+		f()
+	}
+	runtime.ReadMemStats(&after)
+	return (after.TotalAlloc - before.TotalAlloc) / runs
+}
+
+func bigInt(b []byte) *big.Int { return new(big.Int).SetBytes(b) }

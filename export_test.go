@@ -2,6 +2,8 @@ package session
 
 import (
 	"context"
+	"net/url"
+	"testing"
 	"time"
 )
 
@@ -43,3 +45,15 @@ func AppendCookiePayload(rec *Record, generation string) ([]byte, error) {
 }
 
 var ParseCookiePayload = parseCookiePayload
+
+var SmallOrderY = smallOrderY
+
+// RegisterForTest makes Open know a scheme until the test ends.
+func RegisterForTest(t testing.TB, scheme string, open func() Store) {
+	Register(scheme, func(context.Context, *url.URL) (Store, error) { return open(), nil })
+	t.Cleanup(func() {
+		openers.Lock()
+		defer openers.Unlock()
+		delete(openers.m, scheme)
+	})
+}
