@@ -57,3 +57,9 @@ func RegisterForTest(t testing.TB, scheme string, open func() Store) {
 		delete(openers.m, scheme)
 	})
 }
+
+// LongestLife is the longest that a token of a client-side store lives.
+func LongestLife(s Store) time.Duration {
+	l, _ := As[interface{ longestLife() time.Duration }](s)
+	return l.longestLife()
+}

@@ -94,7 +94,7 @@ type jwtClaims struct {
 // that the registered names give a meaning to is checked; others are ignored.
 func (s *JWTStore) parseJWTClaims(text []byte) (c jwtClaims, ok bool) {
 	var room [16]member
-	members, err := scanObject(text, room[:0])
+	members, err := scanObjectDepth(text, room[:0], maxJSONDepth+1) // the values are one level down
 	if err != nil {
 		return c, false
 	}
