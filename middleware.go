@@ -153,6 +153,9 @@ func New(store Store, opts *Options) (*Manager, error) {
 	if m.log == nil {
 		m.log = slog.Default()
 	}
+	if l, ok := As[interface{ longestLife() time.Duration }](store); ok && max(m.lifetime, opts.PersistLifetime) > l.longestLife() {
+		return nil, configError("Options.Lifetime or PersistLifetime is longer than the %v that the store accepts of a token; raise the store's Lifetime or shorten these", l.longestLife())
+	}
 	m.idle = max(m.idle, 0)
 	m.touchEvery, m.resealAfter = m.idle/10, m.idle/2
 	if m.idle == 0 {
@@ -323,6 +326,15 @@ func (m *Manager) times(created, now time.Time, persist bool) (deadline, expires
 		expires = now.Add(idle)
 	}
 	return deadline, expires
+}
+
+// latest is when the last token of the session ends, whatever another request
+// makes of Persist meanwhile.
+func (m *Manager) latest(rec *Record) time.Time {
+	if rec.Created.IsZero() {
+		return rec.Deadline
+	}
+	return rec.Created.Add(max(m.lifetime, m.opts.PersistLifetime))
 }
 
 // now is the clock's time as records keep it.

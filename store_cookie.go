@@ -316,5 +316,6 @@ func (s *CookieStore) DeleteUser(ctx context.Context, user, keep string) (int, e
 // Close closes Revoked if Open made it.
 func (s *CookieStore) Close() error { return s.revoked.close() }
 
-// longestLife is the longest that a token lives.
+// longestLife is the longest that a session lives, whatever the manager's
+// lifetimes are.
 func (s *CookieStore) longestLife() time.Duration { return s.revoked.life }
