@@ -27,6 +27,8 @@ func testKey(n byte) []byte {
 
 // Keys that are fixed only within a run.
 var (
+	otherRSA = sync.OnceValue(func() *rsa.PrivateKey { key, _ := rsa.GenerateKey(rand.Reader, 2048); return key })
+
 	privateES256, _ = ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	privateRSA, _   = rsa.GenerateKey(rand.Reader, 2048)
 	privateEd25519  = ed25519.NewKeyFromSeed(testKey('e'))

@@ -1,5 +1,10 @@
 package session
 
+import (
+	"context"
+	"time"
+)
+
 // ScanObject is scanObject for the tests: names and raw values in order.
 func ScanObject(data []byte) (names, values []string, err error) {
 	var room [8]member
@@ -21,3 +26,20 @@ func ScanObjectRoom() func(data []byte) (int, error) {
 		return len(members), err
 	}
 }
+
+// RevokedToken is the token under whose ID an entry in Revoked stands.
+var RevokedToken = revokedToken
+
+func (s *CookieStore) DeleteUntil(ctx context.Context, id string, deadline time.Time) error {
+	return s.deleteUntil(ctx, id, deadline)
+}
+
+func (s *JWTStore) DeleteUntil(ctx context.Context, id string, deadline time.Time) error {
+	return s.deleteUntil(ctx, id, deadline)
+}
+
+func AppendCookiePayload(rec *Record, generation string) ([]byte, error) {
+	return appendCookiePayload(nil, rec, generation)
+}
+
+var ParseCookiePayload = parseCookiePayload

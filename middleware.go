@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"net/http"
 	"reflect"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -55,8 +56,8 @@ type Options struct {
 
 	// ErrorHandler answers for a commit that failed before the response began,
 	// and for a store that failed when the handler has not answered. If nil, it
-	// answers 503 with Retry-After for a failed store and 500 otherwise, with no
-	// details; the Logger has them.
+	// answers 503 with Retry-After for a failed store (errors.Is(err, ErrStore))
+	// and 500 otherwise, with no details; the Logger has them.
 	ErrorHandler func(http.ResponseWriter, *http.Request, error)
 
 	// Logger; nil is slog.Default().
@@ -300,9 +301,10 @@ func (m *Manager) loadRecord(ctx context.Context, token string, now time.Time) (
 // configured now, whatever they were when it was saved.
 func (m *Manager) over(rec *Record, now time.Time) bool {
 	lifetime, idle := m.limits(rec.Persist)
+	ahead := now.Add(maxSkew) // later is planted, or from a clock that is far off
 	return !now.Before(rec.Created.Add(lifetime)) ||
 		idle > 0 && !now.Before(rec.Seen.Add(idle)) ||
-		rec.Created.After(now.Add(maxSkew)) // planted, or a clock that is far off
+		rec.Created.After(ahead) || rec.Seen.After(ahead) || rec.SignedIn.After(ahead)
 }
 
 func (m *Manager) limits(persist bool) (lifetime, idle time.Duration) {
@@ -369,14 +371,20 @@ type storeError struct {
 	err error
 }
 
-func (e *storeError) Error() string { return "session: " + e.op + ": " + e.err.Error() }
-func (e *storeError) Unwrap() error { return e.err }
+func (e *storeError) Error() string {
+	if s := e.err.Error(); strings.HasPrefix(s, "session: ") {
+		return s // the store has said which call it was
+	}
+	return "session: " + e.op + ": " + e.err.Error()
+}
+
+func (e *storeError) Unwrap() error        { return e.err }
+func (e *storeError) Is(target error) bool { return target == ErrStore }
 
 // handleError is the default ErrorHandler.
 func handleError(w http.ResponseWriter, _ *http.Request, err error) {
 	w.Header().Set("Cache-Control", "no-store")
-	var failed *storeError
-	if errors.As(err, &failed) && !errors.Is(err, ErrTooLarge) && !errors.Is(err, ErrConfig) {
+	if errors.Is(err, ErrStore) && !errors.Is(err, ErrTooLarge) && !errors.Is(err, ErrConfig) {
 		w.Header().Set("Retry-After", "1")
 		http.Error(w, "Service Unavailable", http.StatusServiceUnavailable)
 		return

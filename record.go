@@ -26,8 +26,9 @@ import (
 //	signed in
 //	flags           "p" Persist, "r" Replaced, "-" none
 //	user, device    escaped as in a URL's query
-//	crc             CRC-32C, in 8 hexadecimal digits, of what stands between
-//	                trail and crc and of the data: it finds damage, not forgery
+//	crc             CRC-32C, in 8 hexadecimal digits, of the ID, of what stands
+//	                between trail and crc, and of the data: it finds damage, and
+//	                an answer that was meant for another key, but no forgery
 const (
 	recordMagic = "s1 "
 	timeDigits  = 13
@@ -123,7 +124,7 @@ func EncodeRecord(rec *Record, trail Trail) ([]byte, error) {
 	b = append(b, url.QueryEscape(rec.User)...)
 	b = append(b, ' ')
 	b = append(b, url.QueryEscape(rec.Device)...)
-	sum := crc32.Update(crc32.Checksum(b[recordRest:], castagnoli), castagnoli, rec.Data)
+	sum := checksum(rec.ID, b[recordRest:], rec.Data)
 	b = append(b, ' ')
 	b = appendHex32(b, sum)
 	b = append(b, '\n')
@@ -134,7 +135,7 @@ func EncodeRecord(rec *Record, trail Trail) ([]byte, error) {
 // under. What cannot be decoded is ErrNotFound, wrapped with the reason. Data
 // is a part of text.
 func DecodeRecord(id string, text []byte) (*Record, Trail, error) {
-	rec, trail, err := decodeRecord(text)
+	rec, trail, err := decodeRecord(id, text)
 	if err != nil {
 		return nil, "", fmt.Errorf("%w: record %s cannot be decoded: %w", ErrNotFound, id, err)
 	}
@@ -142,7 +143,16 @@ func DecodeRecord(id string, text []byte) (*Record, Trail, error) {
 	return rec, trail, nil
 }
 
-func decodeRecord(text []byte) (*Record, Trail, error) {
+// checksum covers the ID, which is not in the text: a client of a server that
+// is one answer behind would hand one user's session to another
+// (CVE-2023-28858).
+func checksum(id string, head, data []byte) uint32 {
+	var in [tokenLen]byte // an ID fits: no allocation
+	sum := crc32.Checksum(append(in[:0], id...), castagnoli)
+	return crc32.Update(crc32.Update(sum, castagnoli, head), castagnoli, data)
+}
+
+func decodeRecord(id string, text []byte) (*Record, Trail, error) {
 	end := bytes.IndexByte(text, '\n')
 	switch {
 	case end < 0 || end < recordRest:
@@ -158,7 +168,7 @@ func decodeRecord(text []byte) (*Record, Trail, error) {
 		return nil, "", errors.New("no checksum")
 	}
 	rec := &Record{Data: text[end+1:]}
-	want := crc32.Update(crc32.Checksum(text[recordRest:recordRest+len(rest)], castagnoli), castagnoli, rec.Data)
+	want := checksum(id, text[recordRest:recordRest+len(rest)], rec.Data)
 	if got, err := strconv.ParseUint(sum, 16, 32); err != nil || uint32(got) != want || !lowerHex(sum) {
 		return nil, "", errors.New("checksum differs")
 	}

@@ -20,7 +20,7 @@ const (
 
 // enter writes an index entry on a server of its own.
 func (s *RedisStore) enter(ctx context.Context, index, id, score string, now int64) error {
-	_, err := s.run(ctx, enterScript, []string{index}, id, score, now)
+	_, err := s.write(ctx, enterScript, []string{index}, id, score, now)
 	return err
 }
 
@@ -34,14 +34,14 @@ func (s *RedisStore) List(ctx context.Context, user string) iter.Seq2[Info, erro
 			return s.client.ZRange(ctx, s.index(user), 0, -1).Result()
 		})
 		if err != nil {
-			yield(Info{}, redisError("list", err))
+			yield(Info{}, s.redisError("list", err))
 			return
 		}
 		for len(ids) > 0 {
 			n := min(len(ids), redisBatch)
 			recs, err := s.records(ctx, ids[:n])
 			if err != nil {
-				yield(Info{}, redisError("list", err))
+				yield(Info{}, s.redisError("list", err))
 				return
 			}
 			for _, rec := range recs {
@@ -101,7 +101,7 @@ func (s *RedisStore) DeleteUser(ctx context.Context, user, keep string) (int, er
 		return s.client.ZRangeWithScores(ctx, index, 0, -1).Result()
 	})
 	if err != nil {
-		return 0, redisError("delete user", err)
+		return 0, s.redisError("delete user", err)
 	}
 	now := s.now().UnixMilli()
 	escaped := url.QueryEscape(user)
@@ -151,7 +151,7 @@ func (s *RedisStore) DeleteUser(ctx context.Context, user, keep string) (int, er
 	}
 	if len(failures) > 0 {
 		// One is enough: they are mostly the same.
-		return ended, redisError("delete user: "+strconv.Itoa(len(failures))+" of "+strconv.Itoa(len(entries))+" failed", failures[0])
+		return ended, s.redisError("delete user: "+strconv.Itoa(len(failures))+" of "+strconv.Itoa(len(entries))+" failed", failures[0])
 	}
 	return ended, nil
 }
@@ -161,7 +161,7 @@ func (s *RedisStore) Scan(ctx context.Context) iter.Seq2[*Record, error] {
 	return func(yield func(*Record, error) bool) {
 		servers, err := s.servers(ctx)
 		if err != nil {
-			yield(nil, redisError("scan", err))
+			yield(nil, s.redisError("scan", err))
 			return
 		}
 		for _, server := range servers {
@@ -202,7 +202,7 @@ func (s *RedisStore) scan(ctx context.Context, server redis.Cmdable, yield func(
 			return p, err
 		})
 		if err != nil {
-			yield(nil, redisError("scan", err))
+			yield(nil, s.redisError("scan", err))
 			return false
 		}
 		ids := make([]string, 0, len(p.keys))
@@ -215,7 +215,7 @@ func (s *RedisStore) scan(ctx context.Context, server redis.Cmdable, yield func(
 			n := min(len(ids), redisBatch)
 			recs, err := s.records(ctx, ids[:n])
 			if err != nil {
-				yield(nil, redisError("scan", err))
+				yield(nil, s.redisError("scan", err))
 				return false
 			}
 			for _, rec := range recs {

@@ -13,7 +13,9 @@ import (
 
 	"github.com/alicebob/miniredis/v2"
 	"github.com/distsession/session"
+	"github.com/distsession/session/internal/servers"
 	"github.com/redis/go-redis/v9"
+	"github.com/redis/go-redis/v9/maintnotifications"
 )
 
 // redisEnv is a Redis to test against: miniredis always, and a real server
@@ -57,13 +59,24 @@ func onMiniredis(t *testing.T) *redisEnv {
 	return newRedisEnv(t, client)
 }
 
+func onServer(t *testing.T, addr string) *redisEnv {
+	t.Helper()
+	client := redis.NewClient(redisOptions(addr))
+	t.Cleanup(func() { client.Close() })
+	return newRedisEnv(t, client)
+}
+
 func redisOptions(addr string) *redis.Options {
-	return &redis.Options{Addr: addr, ContextTimeoutEnabled: true, MaxRetries: -1, DisableIdentity: true}
+	return &redis.Options{
+		Addr: addr, ContextTimeoutEnabled: true, MaxRetries: -1, DialerRetries: 1, DisableIdentity: true,
+		MaintNotificationsConfig: &maintnotifications.Config{Mode: maintnotifications.ModeDisabled},
+	}
 }
 
 // eachRedis runs f on every kind of server that there is.
 func eachRedis(t *testing.T, f func(t *testing.T, e *redisEnv)) {
 	t.Run("miniredis", func(t *testing.T) { f(t, onMiniredis(t)) })
+	t.Run("server", func(t *testing.T) { f(t, onServer(t, servers.Redis(t).Addr)) })
 }
 
 // record returns a new record and the token that stands for it.

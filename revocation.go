@@ -228,7 +228,10 @@ func (r *revocations) deleteUntil(ctx context.Context, id string, deadline time.
 
 // deleteUser starts a new generation of the user.
 func (r *revocations) deleteUser(ctx context.Context, user, keep string) error {
-	if r.store == nil || user == "" {
+	switch {
+	case r.store == nil:
+		return errUnsupported("end a user's sessions, for it is irrevocable")
+	case user == "":
 		return nil
 	}
 	next := &revocation{Generation: newGeneration(), Keep: keep}

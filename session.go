@@ -148,6 +148,24 @@ func (s *Session) Expires() time.Time {
 	return expires
 }
 
+// Deadline returns when the session ends, used or not.
+func (s *Session) Deadline() time.Time {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.rec != nil && !s.signIn && !s.renew && !s.persists {
+		return s.rec.Deadline
+	}
+	deadline, _ := s.m.times(s.created(), s.m.now(), s.persist)
+	return deadline
+}
+
+// Persistent tells whether the client keeps the token when the browser closes.
+func (s *Session) Persistent() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.persist
+}
+
 // SetUser signs the user in: the session gets a new token, and the old one
 // dies before the response is sent, so that nobody who planted or saw it is
 // signed in with it (ASVS 5.0, 7.2.4). Created and SignedIn are now. The

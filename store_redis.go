@@ -82,9 +82,11 @@ type RedisStore struct {
 	apart atomic.Bool
 	nodes sync.Map // address to *redis.Client, of cluster
 
-	own   bool // the client is ours to close
-	stop  func()
-	close sync.Once
+	// Of a store that Open made.
+	own     bool     // the client is ours to close
+	secrets []string // each with what stands for it in errors
+	stop    func()
+	close   sync.Once
 }
 
 const (
@@ -144,7 +146,7 @@ func (s *RedisStore) Load(ctx context.Context, token string) (*Record, error) {
 	case redis.HasErrorPrefix(err, "WRONGTYPE"):
 		return nil, fmt.Errorf("%w: record %s: its key holds no string", ErrNotFound, id)
 	case err != nil:
-		return nil, redisError("load", err)
+		return nil, s.redisError("load", err)
 	}
 	rec, _, err := DecodeRecord(id, text)
 	if err != nil {
@@ -183,7 +185,7 @@ func (s *RedisStore) Save(ctx context.Context, rec *Record) (string, error) {
 		case entered: // nothing more to write
 		case s.apart.Load():
 			if err := s.enter(ctx, index, rec.ID, score, now); err != nil {
-				return "", redisError("save", err)
+				return "", s.redisError("save", err)
 			}
 			entry = ""
 		default:
@@ -194,7 +196,7 @@ func (s *RedisStore) Save(ctx context.Context, rec *Record) (string, error) {
 		case redis.HasErrorPrefix(err, "CROSSSLOT") && len(keys) > 1:
 			s.apart.Store(true) // a proxy in front of several servers
 		case err != nil:
-			return "", redisError("save", err)
+			return "", s.redisError("save", err)
 		case code == redisIndex:
 			entered = false
 		case code == redisConflict:
@@ -219,7 +221,7 @@ func (s *RedisStore) Delete(ctx context.Context, id string) error {
 	} else {
 		_, err = within(ctx, s, func() (int64, error) { return s.client.Del(ctx, s.key(id)).Result() })
 	}
-	return redisError("delete", err)
+	return s.redisError("delete", err)
 }
 
 // Touch implements Toucher. It does not wait for Replicas.
@@ -232,7 +234,7 @@ func (s *RedisStore) Touch(ctx context.Context, id string, seen, expires time.Ti
 	if err == nil && code == redisGone {
 		return ErrNotFound
 	}
-	return redisError("touch", err)
+	return s.redisError("touch", err)
 }
 
 func (s *RedisStore) key(id string) string { return s.prefix + id }
@@ -255,12 +257,30 @@ func redisScore(rec *Record) string {
 	return strconv.FormatInt(rec.Deadline.UnixMilli(), 10)
 }
 
-func redisError(act string, err error) error {
+func (s *RedisStore) redisError(act string, err error) error {
 	if err == nil {
 		return nil
 	}
-	return fmt.Errorf("session: redis: %s: %w", act, err)
+	return fmt.Errorf("session: redis: %s: %w", act, s.redact(err))
 }
+
+// redact hides the passwords of Open in an error: a server that does not know
+// HELLO may repeat its arguments, which hold them (Redis 5 does).
+func (s *RedisStore) redact(err error) error {
+	text := strings.NewReplacer(s.secrets...).Replace(err.Error())
+	if text == err.Error() {
+		return err
+	}
+	return &redactedError{text, err}
+}
+
+type redactedError struct {
+	text string
+	err  error
+}
+
+func (e *redactedError) Error() string { return e.text }
+func (e *redactedError) Unwrap() error { return e.err }
 
 var (
 	_ Store       = (*RedisStore)(nil)

@@ -227,7 +227,7 @@ func (t CookieTransport) set(w http.ResponseWriter, name, value string, expires 
 	if !expires.IsZero() {
 		c.Expires = expires
 		// Max-Age counts on the client's stop watch, not on its clock.
-		c.MaxAge = max(1, int(time.Until(expires)/time.Second))
+		c.MaxAge = max(1, int((time.Until(expires)+time.Second-1)/time.Second))
 	}
 	removeCookie(w.Header(), name)
 	http.SetCookie(w, c)
