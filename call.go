@@ -18,13 +18,18 @@ type callContext struct {
 	cancel context.CancelFunc
 }
 
-// newCall returns a context that ends with parent and no later than deadline.
+// begin makes c a context that ends with parent and no later than deadline.
 // The caller calls end when the callee has returned.
-func newCall(parent context.Context, deadline time.Time) *callContext {
+func (c *callContext) begin(parent context.Context, deadline time.Time) *callContext {
 	if d, ok := parent.Deadline(); ok && d.Before(deadline) {
 		deadline = d
 	}
-	return &callContext{parent: parent, deadline: deadline}
+	c.parent, c.deadline = parent, deadline
+	return c
+}
+
+func newCall(parent context.Context, deadline time.Time) *callContext {
+	return new(callContext).begin(parent, deadline)
 }
 
 func (c *callContext) Deadline() (time.Time, bool) { return c.deadline, true }

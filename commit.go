@@ -532,7 +532,7 @@ func (s *Session) touch(ctx context.Context) {
 	if s.rec == nil || s.mute || s.fatal != nil {
 		return
 	}
-	now := s.m.now()
+	now := s.born // the request's time will do, and is known
 	if now.Sub(s.rec.Seen) < s.m.touchEvery {
 		return
 	}

@@ -174,22 +174,23 @@ func (s *jsonScanner) str() bool {
 	if !s.take('"') {
 		return false
 	}
-	for s.at < len(s.data) {
-		switch c := s.data[s.at]; {
-		case c == '"':
+	for {
+		rest := s.data[s.at:]
+		i := 0
+		for i < len(rest) && rest[i] >= ' ' && rest[i] != '"' && rest[i] != '\\' {
+			i++
+		}
+		s.at += i
+		switch {
+		case i == len(rest) || rest[i] < ' ':
+			return false
+		case rest[i] == '"':
 			s.at++
 			return true
-		case c == '\\':
-			if !s.escape() {
-				return false
-			}
-		case c < ' ':
+		case !s.escape():
 			return false
-		default:
-			s.at++
 		}
 	}
-	return false
 }
 
 func (s *jsonScanner) escape() bool {
@@ -225,11 +226,13 @@ func (s *jsonScanner) number() bool {
 }
 
 func (s *jsonScanner) digits() bool {
-	start := s.at
-	for s.at < len(s.data) && s.data[s.at]-'0' <= 9 {
-		s.at++
+	rest := s.data[s.at:]
+	i := 0
+	for i < len(rest) && rest[i]-'0' <= 9 {
+		i++
 	}
-	return s.at > start
+	s.at += i
+	return i > 0
 }
 
 func (s *jsonScanner) word(w string) bool {
@@ -249,6 +252,12 @@ func (s *jsonScanner) take(c byte) bool {
 }
 
 func (s *jsonScanner) space() {
+	if s.at < len(s.data) && s.data[s.at] <= ' ' { // most often there is none
+		s.spaces()
+	}
+}
+
+func (s *jsonScanner) spaces() {
 	for s.at < len(s.data) {
 		switch s.data[s.at] {
 		case ' ', '\t', '\r', '\n':

@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"net/http"
 	"reflect"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -55,8 +56,8 @@ type Options struct {
 
 	// ErrorHandler answers for a commit that failed before the response began,
 	// and for a store that failed when the handler has not answered. If nil, it
-	// answers 503 with Retry-After for a failed store and 500 otherwise, with no
-	// details; the Logger has them.
+	// answers 503 with Retry-After for a failed store (errors.Is(err, ErrStore))
+	// and 500 otherwise, with no details; the Logger has them.
 	ErrorHandler func(http.ResponseWriter, *http.Request, error)
 
 	// Logger; nil is slog.Default().
@@ -247,9 +248,11 @@ func (m *Manager) Stats() Stats {
 
 // load returns the session behind token, for a request that began at start.
 func (m *Manager) load(ctx context.Context, token string, start time.Time) (*Session, error) {
-	now := m.now()
+	wall := time.Now()
+	now := m.at(wall)
 	s := &Session{m: m, token: token, born: now}
-	rec, err := m.loadRecord(ctx, token, now)
+	rec, err := m.loadRecord(s.call.begin(ctx, wall.Add(m.timeout)), token, now)
+	s.call.end()
 	if err == nil {
 		if err = s.view.reset(rec.Data); err != nil {
 			err = fmt.Errorf("%w: the values of %s cannot be decoded: %w", ErrNotFound, rec.ID, err)
@@ -272,7 +275,9 @@ func (m *Manager) load(ctx context.Context, token string, start time.Time) (*Ses
 		// the marker be gone: a cookie of ours could overwrite the new one.
 		s.mute = token != "" && now.Sub(start) > replacedFor
 	default:
-		m.stats.failures.Add(1)
+		if ctx.Err() == nil { // otherwise the caller has gone
+			m.stats.failures.Add(1)
+		}
 		return nil, &storeError{"load", err}
 	}
 	return s, nil
@@ -282,9 +287,7 @@ func (m *Manager) loadRecord(ctx context.Context, token string, now time.Time) (
 	if token == "" {
 		return nil, ErrNotFound
 	}
-	call := newCall(ctx, time.Now().Add(m.timeout))
-	defer call.end()
-	rec, err := m.store.Load(call, token)
+	rec, err := m.store.Load(ctx, token)
 	if err != nil {
 		return nil, err
 	}
@@ -325,6 +328,14 @@ func (m *Manager) times(created, now time.Time, persist bool) (deadline, expires
 // now is the clock's time as records keep it.
 func (m *Manager) now() time.Time { return m.clock().UTC().Truncate(time.Millisecond) }
 
+// at is now, if the caller has just asked time.Now.
+func (m *Manager) at(wall time.Time) time.Time {
+	if m.opts.Now != nil {
+		return m.now()
+	}
+	return wall.UTC().Truncate(time.Millisecond)
+}
+
 func (m *Manager) device(q *request) string {
 	if m.opts.Device == nil || q == nil {
 		return ""
@@ -360,14 +371,20 @@ type storeError struct {
 	err error
 }
 
-func (e *storeError) Error() string { return "session: " + e.op + ": " + e.err.Error() }
-func (e *storeError) Unwrap() error { return e.err }
+func (e *storeError) Error() string {
+	if s := e.err.Error(); strings.HasPrefix(s, "session: ") {
+		return s // the store has said which call it was
+	}
+	return "session: " + e.op + ": " + e.err.Error()
+}
+
+func (e *storeError) Unwrap() error        { return e.err }
+func (e *storeError) Is(target error) bool { return target == ErrStore }
 
 // handleError is the default ErrorHandler.
 func handleError(w http.ResponseWriter, _ *http.Request, err error) {
 	w.Header().Set("Cache-Control", "no-store")
-	var failed *storeError
-	if errors.As(err, &failed) && !errors.Is(err, ErrTooLarge) && !errors.Is(err, ErrConfig) {
+	if errors.Is(err, ErrStore) && !errors.Is(err, ErrTooLarge) && !errors.Is(err, ErrConfig) {
 		w.Header().Set("Retry-After", "1")
 		http.Error(w, "Service Unavailable", http.StatusServiceUnavailable)
 		return

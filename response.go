@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"io"
+	"log/slog"
 	"net"
 	"net/http"
 	"strings"
@@ -178,7 +179,11 @@ func (q *request) abort(err error) {
 		h[name] = lines
 	}
 	addVary(h, q.m.vary)
-	q.m.log.Error("session: the request failed", "error", err, "method", q.r.Method, "path", q.r.URL.Path)
+	level := slog.LevelError
+	if q.Context.Err() != nil {
+		level = slog.LevelDebug // the client has gone, and took the request's context with it
+	}
+	q.m.log.Log(q.Context, level, "session: the request failed", "error", err, "method", q.r.Method, "path", q.r.URL.Path)
 	handle := q.m.opts.ErrorHandler
 	if handle == nil {
 		handle = handleError
@@ -335,8 +340,34 @@ func (w *readOnly) ReadFrom(r io.Reader) (int64, error)             { return w.r
 // itself where the inner writer cannot.
 type controlled struct{ *writer }
 
-func (w *controlled) FlushError() error                            { return w.flush() }
-func (w *controlled) Hijack() (net.Conn, *bufio.ReadWriter, error) { return w.hijack() }
+func (w *controlled) FlushError() error {
+	if !can[http.Flusher](w.inner) && !can[interface{ FlushError() error }](w.inner) {
+		return http.ErrNotSupported // without a commit: the response can still be any
+	}
+	return w.flush()
+}
+
+func (w *controlled) Hijack() (net.Conn, *bufio.ReadWriter, error) {
+	if !can[http.Hijacker](w.inner) {
+		return nil, nil, http.ErrNotSupported
+	}
+	return w.hijack()
+}
+
+// can tells whether http.ResponseController would find T in w.
+func can[T any](w http.ResponseWriter) bool {
+	for w != nil {
+		if _, ok := w.(T); ok {
+			return true
+		}
+		u, ok := w.(interface{ Unwrap() http.ResponseWriter })
+		if !ok {
+			return false
+		}
+		w = u.Unwrap()
+	}
+	return false
+}
 
 func (w *controlled) SetReadDeadline(t time.Time) error {
 	return http.NewResponseController(w.inner).SetReadDeadline(t)

@@ -89,6 +89,9 @@ func checkKeys(keys [][]byte) error {
 		if distinct < 12 {
 			return fmt.Errorf("key %d has only %d different bytes, so it is not random; make one with: openssl rand -base64 32", i+1, distinct)
 		}
+		if isText(key) {
+			return fmt.Errorf("key %d is text (hex, base64, a password?); decode it to bytes first, or make one with: openssl rand -base64 32", i+1)
+		}
 		for _, other := range keys[:i] {
 			if bytes.Equal(key, other) {
 				return fmt.Errorf("key %d is given twice; remove one", i+1)
@@ -96,4 +99,16 @@ func checkKeys(keys [][]byte) error {
 		}
 	}
 	return nil
+}
+
+// isText tells whether every byte is printable ASCII or white space. Of 32
+// random bytes that is true once in 10^13; of "changeme" and of hexadecimal
+// digits that nobody decoded, always.
+func isText(key []byte) bool {
+	for _, c := range key {
+		if (c < ' ' || c > '~') && c != '\n' && c != '\r' && c != '\t' {
+			return false
+		}
+	}
+	return true
 }

@@ -14,6 +14,7 @@ type Session struct {
 	m *Manager
 	q *request // nil when not over HTTP
 
+	call  callContext // of the load
 	mu    sync.Mutex
 	view  values // the record's values with ops applied
 	ops   []op   // what this request did to the values since the last commit
@@ -145,6 +146,24 @@ func (s *Session) Expires() time.Time {
 	}
 	_, expires := s.m.times(s.created(), s.m.now(), s.persist)
 	return expires
+}
+
+// Deadline returns when the session ends, used or not.
+func (s *Session) Deadline() time.Time {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.rec != nil && !s.signIn && !s.renew && !s.persists {
+		return s.rec.Deadline
+	}
+	deadline, _ := s.m.times(s.created(), s.m.now(), s.persist)
+	return deadline
+}
+
+// Persistent tells whether the client keeps the token when the browser closes.
+func (s *Session) Persistent() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.persist
 }
 
 // SetUser signs the user in: the session gets a new token, and the old one

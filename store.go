@@ -33,6 +33,11 @@ var (
 	// ErrNoSession: the context did not pass through Manager.Handler.
 	ErrNoSession = errors.New("session: no session in the context; wrap the handler with Manager.Handler")
 
+	// ErrStore: the store failed, or answered too late. It is in what From,
+	// Save, Take and Commit return and in what an ErrorHandler is given, beside
+	// the store's own error.
+	ErrStore = errors.New("session: the store failed")
+
 	// ErrConfig: a configuration that must not start. The message names the
 	// field and the mend, never a secret.
 	ErrConfig = errors.New("session: invalid configuration")

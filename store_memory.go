@@ -296,6 +296,9 @@ func (s *MemoryStore) makeRoom(signedIn bool, now time.Time) error {
 
 func (s *MemoryStore) add(rec *Record) {
 	e := &memoryEntry{rec: rec, in: s.used[0]}
+	if rec.Replaced && len(rec.Data) > 0 {
+		e.in = s.used[1] // what a client-side store remembers in Revoked: forgotten, it would revive a session
+	}
 	if rec.User != "" && !rec.Replaced {
 		e.in = s.used[1]
 		if s.users[rec.User] == nil {

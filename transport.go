@@ -108,6 +108,9 @@ func (t CookieTransport) Token(r *http.Request) string {
 // oneCookie returns the value of the cookie of this name, "" if there is none
 // or if there are several that differ.
 func oneCookie(r *http.Request, name string) string {
+	if v, ok := plainCookie(r.Header["Cookie"], name); ok {
+		return v
+	}
 	cookies := r.CookiesNamed(name)
 	if len(cookies) == 0 {
 		return ""
@@ -118,6 +121,48 @@ func oneCookie(r *http.Request, name string) string {
 		}
 	}
 	return cookies[0].Value
+}
+
+// plainCookie is oneCookie for what browsers send, without the allocations of
+// net/http's parser. ok is false where anything is unusual: then net/http
+// decides.
+func plainCookie(lines []string, name string) (value string, ok bool) {
+	if len(lines) != 1 {
+		return "", len(lines) == 0
+	}
+	n := 0
+	for part := range strings.SplitSeq(lines[0], ";") {
+		if n++; n > 100 {
+			return "", false
+		}
+		part = strings.TrimLeft(part, " \t")
+		v, ours := strings.CutPrefix(part, name)
+		switch {
+		case !ours:
+			continue
+		case v == "" || v[0] == ' ' || v[0] == '\t':
+			return "", false
+		case v[0] != '=':
+			continue // a longer name
+		}
+		if v = v[1:]; value != "" || v == "" || !isPlainToken(v) {
+			return "", false
+		}
+		value = v
+	}
+	return value, true
+}
+
+// isPlainToken tells whether s is made of what our tokens are made of.
+func isPlainToken(s string) bool {
+	for i := range len(s) {
+		switch c := s[i]; {
+		case 'a' <= c && c <= 'z', 'A' <= c && c <= 'Z', '0' <= c && c <= '9', c == '-', c == '_', c == '.', c == '~', c == '=':
+		default:
+			return false
+		}
+	}
+	return true
 }
 
 // SetToken implements Transport.
@@ -182,7 +227,7 @@ func (t CookieTransport) set(w http.ResponseWriter, name, value string, expires 
 	if !expires.IsZero() {
 		c.Expires = expires
 		// Max-Age counts on the client's stop watch, not on its clock.
-		c.MaxAge = max(1, int(time.Until(expires)/time.Second))
+		c.MaxAge = max(1, int((time.Until(expires)+time.Second-1)/time.Second))
 	}
 	removeCookie(w.Header(), name)
 	http.SetCookie(w, c)

@@ -1,0 +1,295 @@
+package session_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log"
+	"net/http"
+	"net/http/cookiejar"
+	"net/http/httptest"
+	"slices"
+
+	"github.com/distsession/session"
+)
+
+// serve runs h until stop, and returns a browser that prints the pages it gets.
+func serve(h http.Handler) (get func(path string), stop func()) {
+	srv := httptest.NewServer(h)
+	jar, _ := cookiejar.New(nil)
+	client := &http.Client{Jar: jar}
+	get = func(path string) {
+		resp, err := client.Get(srv.URL + path)
+		if err != nil {
+			log.Fatal(err)
+		}
+		defer resp.Body.Close()
+		body, err := io.ReadAll(resp.Body)
+		if err != nil {
+			log.Fatal(err)
+		}
+		fmt.Print(string(body))
+	}
+	return get, srv.Close
+}
+
+// development makes a Manager as the examples need it.
+func development() *session.Manager {
+	m, err := session.New(session.NewMemoryStore(nil), &session.Options{Insecure: true})
+	if err != nil {
+		log.Fatal(err)
+	}
+	return m
+}
+
+// A Key is a package variable in a program.
+func Example() {
+	visits := session.NewKey[int]("visits")
+
+	store, err := session.Open(context.Background(), "memory:") // or "redis://localhost:6379"
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer session.Close(store)
+	sessions, err := session.New(store, &session.Options{Insecure: true}) // plain http, for localhost only
+	if err != nil {
+		log.Fatal(err)
+	}
+	mux := http.NewServeMux()
+	mux.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) {
+		s, err := session.From(r.Context())
+		if err != nil {
+			return // the store failed; the answer is 503
+		}
+		n := visits.Update(s, func(n int) int { return n + 1 })
+		fmt.Fprintf(w, "You have been here %d times.\n", n)
+	})
+
+	get, stop := serve(sessions.Handler(mux))
+	defer stop()
+	get("/")
+	get("/")
+	// Output:
+	// You have been here 1 times.
+	// You have been here 2 times.
+}
+
+// An OAuth state is used once: of two requests that come back with it, also at
+// the same moment, one alone gets it.
+func ExampleKey_Take() {
+	state := session.NewKey[string]("oauth_state")
+
+	mux := http.NewServeMux()
+	mux.HandleFunc("/login", func(w http.ResponseWriter, r *http.Request) {
+		s, err := session.From(r.Context())
+		if err != nil {
+			return
+		}
+		state.Set(s, "xyz") // in a program: rand.Text(), and a redirect to the provider
+		fmt.Fprintln(w, "off to the provider")
+	})
+	mux.HandleFunc("/callback", func(w http.ResponseWriter, r *http.Request) {
+		s, err := session.From(r.Context())
+		if err != nil {
+			return
+		}
+		want, ok, err := state.Take(r.Context(), s)
+		switch {
+		case errors.Is(err, session.ErrNotFound) || err == nil && (!ok || r.FormValue("state") != want):
+			http.Error(w, "that sign-in was not begun here, or has been used", http.StatusForbidden)
+		case err != nil:
+			return // the store failed; the answer is 503
+		default:
+			fmt.Fprintln(w, "the state is right")
+		}
+	})
+
+	get, stop := serve(development().Handler(mux))
+	defer stop()
+	get("/login")
+	get("/callback?state=xyz")
+	get("/callback?state=xyz")
+	// Output:
+	// off to the provider
+	// the state is right
+	// that sign-in was not begun here, or has been used
+}
+
+// Signing in gives the session a new token, and the old one is worth nothing.
+// What the visitor had in it stays.
+func ExampleSession_SetUser() {
+	cart := session.NewKey[[]string]("cart")
+
+	mux := http.NewServeMux()
+	mux.HandleFunc("/add", func(w http.ResponseWriter, r *http.Request) {
+		s, err := session.From(r.Context())
+		if err != nil {
+			return
+		}
+		items := cart.Update(s, func(items []string) []string { return append(slices.Clip(items), "tea") })
+		fmt.Fprintf(w, "%q has %v\n", s.User(), items)
+	})
+	mux.HandleFunc("/signin", func(w http.ResponseWriter, r *http.Request) {
+		s, err := session.From(r.Context())
+		if err != nil {
+			return
+		}
+		// Check the password or the passkey here.
+		before := s.ID()
+		s.SetUser("alice")
+		s.Persist(true) // "remember me"
+		items, _ := cart.Get(s)
+		fmt.Fprintf(w, "%q has %v, in another session: %t\n", s.User(), items, s.ID() != before)
+	})
+
+	get, stop := serve(development().Handler(mux))
+	defer stop()
+	get("/add")
+	get("/signin")
+	get("/add")
+	// Output:
+	// "" has [tea]
+	// "alice" has [tea], in another session: true
+	// "alice" has [tea tea]
+}
+
+// Signing out ends the session in the store, so that a copy of its token is
+// worth nothing. What is set after it begins a new one.
+func ExampleSession_Destroy() {
+	notice := session.NewKey[string]("notice")
+
+	mux := http.NewServeMux()
+	mux.HandleFunc("/signin", func(w http.ResponseWriter, r *http.Request) {
+		s, err := session.From(r.Context())
+		if err != nil {
+			return
+		}
+		s.SetUser("alice")
+		fmt.Fprintf(w, "hello %s\n", s.User())
+	})
+	mux.HandleFunc("/signout", func(w http.ResponseWriter, r *http.Request) {
+		s, err := session.From(r.Context())
+		if err != nil {
+			return
+		}
+		s.Destroy()
+		notice.Set(s, "You are signed out.")
+		http.Redirect(w, r, "/", http.StatusSeeOther)
+	})
+	mux.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) {
+		s, err := session.From(r.Context())
+		if err != nil {
+			return
+		}
+		text, _ := notice.Pop(s) // shown once
+		fmt.Fprintf(w, "user %q, notice %q\n", s.User(), text)
+	})
+
+	get, stop := serve(development().Handler(mux))
+	defer stop()
+	get("/signin")
+	get("/")
+	get("/signout")
+	get("/")
+	// Output:
+	// hello alice
+	// user "alice", notice ""
+	// user "", notice "You are signed out."
+	// user "", notice ""
+}
+
+// A message queue or a gRPC service carries the token in its own metadata.
+func ExampleManager_Session() {
+	jobs := session.NewKey[int]("jobs")
+	sessions := development()
+
+	handle := func(ctx context.Context, token string) (string, error) {
+		s, err := sessions.Session(ctx, token)
+		if err != nil {
+			return "", err // the store failed
+		}
+		n := jobs.Update(s, func(n int) int { return n + 1 })
+		fmt.Printf("job %d, new session: %t\n", n, s.IsNew())
+		return sessions.Commit(ctx, s) // the token that the client holds from now on
+	}
+
+	token, err := handle(context.Background(), "")
+	if err != nil {
+		log.Fatal(err)
+	}
+	if _, err := handle(context.Background(), token); err != nil {
+		log.Fatal(err)
+	}
+	// Output:
+	// job 1, new session: true
+	// job 2, new session: false
+}
+
+// A URL that cannot be used is ErrConfig, and its message says what to do. No
+// message shows a password.
+func ExampleOpen() {
+	for _, url := range []string{
+		"memory:?max=100000",
+		"memory:?maximum=100000",
+		"memory:?max=many",
+	} {
+		store, err := session.Open(context.Background(), url)
+		if errors.Is(err, session.ErrConfig) {
+			fmt.Println(err)
+			continue
+		}
+		fmt.Printf("%T\n", store)
+		session.Close(store)
+	}
+	// Output:
+	// *session.MemoryStore
+	// session: invalid configuration: memory: parameter "maximum" is not known; known: max
+	// session: invalid configuration: memory: parameter max is "many"; it takes a whole number of at least 0
+}
+
+// "Your devices", and "sign out everywhere else".
+func ExampleList() {
+	ctx := context.Background()
+	store := session.NewMemoryStore(nil)
+	sessions, err := session.New(store, &session.Options{
+		Insecure: true,
+		Device:   func(r *http.Request) string { return r.FormValue("device") }, // in a program: from the User-Agent
+	})
+	if err != nil {
+		log.Fatal(err)
+	}
+	mux := http.NewServeMux()
+	mux.HandleFunc("/signin", func(w http.ResponseWriter, r *http.Request) {
+		s, err := session.From(r.Context())
+		if err != nil {
+			return
+		}
+		s.SetUser("alice")
+	})
+	for _, device := range []string{"laptop", "phone"} {
+		get, stop := serve(sessions.Handler(mux))
+		get("/signin?device=" + device)
+		stop()
+	}
+
+	var keep string
+	for info, err := range session.List(ctx, store, "alice") {
+		if errors.Is(err, errors.ErrUnsupported) {
+			break // the clients alone keep the sessions
+		}
+		if err != nil {
+			log.Fatal(err)
+		}
+		fmt.Println(info.User, "on a", info.Device)
+		if info.Device == "laptop" {
+			keep = info.ID // in a program: s.ID()
+		}
+	}
+	n, err := session.DeleteUser(ctx, store, "alice", keep)
+	fmt.Println("signed out elsewhere:", n, err)
+	// Unordered output:
+	// alice on a laptop
+	// alice on a phone
+	// signed out elsewhere: 1 <nil>
+}

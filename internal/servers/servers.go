@@ -1,0 +1,170 @@
+// Package servers starts the servers that the tests run against, on loopback,
+// in a directory of their own, and stops them when the test ends.
+//
+// A server that is not installed skips the test, unless the environment
+// variable SESSION_SERVERS is "required": then it fails, so that a CI run
+// cannot be green because it tested nothing.
+package servers
+
+import (
+	"bytes"
+	"context"
+	"math/rand/v2"
+	"net"
+	"os"
+	"os/exec"
+	"runtime"
+	"strconv"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+)
+
+// startTimeout is how long a server may take to answer.
+const startTimeout = 20 * time.Second
+
+// Require returns the path of a program that a server needs, or skips the
+// test.
+func Require(t testing.TB, program, hint string) string {
+	t.Helper()
+	path, err := exec.LookPath(program)
+	switch {
+	case err == nil:
+		return path
+	case os.Getenv("SESSION_SERVERS") == "required":
+		t.Fatalf("%s is not installed, and SESSION_SERVERS=required; %s", program, hint)
+	default:
+		t.Skipf("%s is not installed; %s", program, hint)
+	}
+	return ""
+}
+
+// Process is a server that runs.
+type Process struct {
+	args []string
+	dir  string
+	cmd  *exec.Cmd
+	done chan struct{} // closed when the process has ended
+	out  *syncBuffer
+}
+
+// start runs args in dir until Kill, or the end of the test, or of this
+// process.
+func start(t testing.TB, dir string, args ...string) *Process {
+	t.Helper()
+	p := &Process{args: args, dir: dir, out: &syncBuffer{}}
+	p.run(t)
+	t.Cleanup(func() {
+		p.Kill()
+		if t.Failed() {
+			t.Logf("%v:\n%s", args, p.out.tail(4096))
+		}
+	})
+	return p
+}
+
+func (p *Process) run(t testing.TB) {
+	t.Helper()
+	cmd := exec.Command(p.args[0], p.args[1:]...)
+	cmd.Dir = p.dir
+	cmd.Stdout, cmd.Stderr = p.out, p.out
+	cmd.SysProcAttr = sysProcAttr()
+	if err := spawn(cmd); err != nil {
+		t.Fatalf("start %s: %v", p.args[0], err)
+	}
+	p.cmd, p.done = cmd, make(chan struct{})
+	go func(done chan struct{}) {
+		_ = cmd.Wait() // it is killed, or tells why in its output
+		close(done)
+	}(p.done)
+}
+
+// Kill ends the process at once, as kill -9 does, and those it forked.
+func (p *Process) Kill() {
+	_ = syscall.Kill(-p.cmd.Process.Pid, syscall.SIGKILL) // it may have ended
+	<-p.done
+}
+
+// Pause stops the process where it stands: connections stay open, and nothing
+// answers.
+func (p *Process) Pause() { _ = p.cmd.Process.Signal(syscall.SIGSTOP) }
+
+// Resume lets a paused process go on.
+func (p *Process) Resume() { _ = p.cmd.Process.Signal(syscall.SIGCONT) }
+
+// spawner starts processes from one thread that never ends: a process with a
+// parent death signal is killed when the thread that started it ends
+// (go.dev/issue/27505).
+var spawner = sync.OnceValue(func() chan func() {
+	work := make(chan func())
+	go func() {
+		runtime.LockOSThread()
+		for f := range work {
+			f()
+		}
+	}()
+	return work
+})
+
+func spawn(cmd *exec.Cmd) error {
+	err := make(chan error)
+	spawner() <- func() { err <- cmd.Start() }
+	return <-err
+}
+
+// FreePort returns a TCP port of 127.0.0.1 that nobody listens on. It lies
+// below those that the system gives to connections, which could take it before
+// the server does.
+func FreePort(t testing.TB) string {
+	t.Helper()
+	for range 100 {
+		port := strconv.Itoa(15000 + rand.IntN(15000))
+		l, err := net.Listen("tcp", "127.0.0.1:"+port)
+		if err == nil {
+			l.Close()
+			return port
+		}
+	}
+	t.Fatal("no free port")
+	return ""
+}
+
+// Wait polls until ready is nil, and ends the test if that takes too long.
+func Wait(t testing.TB, what string, limit time.Duration, ready func(ctx context.Context) error) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), limit)
+	defer cancel()
+	tick := time.NewTicker(10 * time.Millisecond)
+	defer tick.Stop()
+	for {
+		err := ready(ctx)
+		if err == nil {
+			return
+		}
+		select {
+		case <-ctx.Done():
+			t.Fatalf("%s: not after %v: %v", what, limit, err)
+		case <-tick.C:
+		}
+	}
+}
+
+// syncBuffer keeps what a process writes.
+type syncBuffer struct {
+	mu sync.Mutex
+	b  bytes.Buffer
+}
+
+func (b *syncBuffer) Write(p []byte) (int, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.b.Write(p)
+}
+
+func (b *syncBuffer) tail(n int) []byte {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	text := bytes.Clone(b.b.Bytes())
+	return text[max(0, len(text)-n):]
+}

@@ -1,0 +1,145 @@
+package session
+
+import (
+	"strconv"
+	"strings"
+
+	"github.com/redis/go-redis/v9"
+)
+
+// What the scripts answer.
+const (
+	redisSaved    = 1
+	redisGone     = 0
+	redisConflict = -1
+	redisIndex    = -2 // not saved yet: the user's index needs an entry first
+)
+
+// luaRecord reads a record's first line. Its places and its pattern are those
+// of record.go. A key that holds no string is read as '?', which is no record.
+var luaRecord = strings.NewReplacer(
+	"TIME", strings.Repeat("%d", timeDigits),
+	"TRAIL", strings.Repeat("%S", TrailLen),
+).Replace(`
+local function parse(text)
+	return string.match(text, '^s1 (TIME) (TIME) (TRAIL) (%d+) (%d+) (%S+) %S+ (%S+) (%S*) ')
+end
+local function head(key)
+	local text = redis.pcall('GETRANGE', key, 0, 511)
+	if type(text) == 'table' then
+		if string.find(text.err, 'WRONGTYPE', 1, true) then return '?' end
+		error(text.err)
+	end
+	if #text == 512 and not string.find(text, '\n', 1, true) then text = redis.call('GET', key) end
+	return text
+end
+local function live(now, expires, created, deadline)
+	return now < tonumber(expires) and (deadline == '-' or now < created + deadline)
+end
+`)
+
+// luaEnter writes an index entry. What has expired goes, but an hour late:
+// the clock of another node may be behind. ZADD GT came with Redis 6.2.
+const luaEnter = `
+local function enter(index, id, score, now)
+	redis.call('ZADD', index, 'GT', score, id)
+	redis.call('ZREMRANGEBYSCORE', index, '-inf', now - 3600000)
+	local last = redis.call('ZREVRANGE', index, 0, 0, 'WITHSCORES')[2]
+	redis.call('PEXPIRE', index, string.format('%d', last - now + 3600000))
+end
+`
+
+// The expiries are relative, so that a server whose clock is wrong keeps a
+// record no shorter and no longer; the record has the exact time.
+
+// saveScript is the compare-and-set.
+//
+//	KEYS  the record, and the user's index if it lies on the same server
+//	ARGV  text, version before, now, milliseconds to live, ID,
+//	      score of the index entry ("" if none is needed)
+//
+// The write is named in the text; the names of the two writes before it are
+// taken over from the stored record. A writer that finds its own name there
+// has lost an answer, not a race.
+var saveScript = redis.NewScript(strings.NewReplacer(
+	"WRITE_FROM", strconv.Itoa(RecordTrail+1),
+	"WRITE_TO", strconv.Itoa(RecordTrail+writeLen),
+	"REST", strconv.Itoa(RecordTrail+TrailLen+1),
+	"LEN", strconv.Itoa(writeLen),
+	"KEEP", strconv.Itoa(TrailLen-writeLen),
+).Replace(luaRecord + luaEnter + `
+local key, index = KEYS[1], KEYS[2]
+local text, version, now, ttl, id, score = ARGV[1], ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4]), ARGV[5], ARGV[6]
+local old = head(key)
+local expires, _, trail, stored, created, deadline, _, user = parse(old)
+if old ~= '' and not expires then
+	if version == '0' then return -1 end
+	return 0
+end
+if expires and live(now, expires, created, deadline) then
+	local age = stored - version - 1
+	if age >= 0 and age <= 2 and string.sub(trail, age*LEN + 1, age*LEN + LEN) == string.sub(text, WRITE_FROM, WRITE_TO) then
+		return 1
+	end
+	if stored ~= version then return -1 end
+	text = string.sub(text, 1, WRITE_TO) .. string.sub(trail, 1, KEEP) .. string.sub(text, REST)
+elseif version ~= '0' then
+	return 0
+else
+	user = nil
+end
+if score ~= '' then
+	local _, _, _, _, c, d, _, u = parse(text)
+	if u ~= user or c ~= created or d ~= deadline then
+		if not index then return -2 end
+		enter(index, id, score, now)
+	end
+end
+if ttl > 0 then
+	redis.call('SET', key, text, 'PX', ARGV[4])
+else
+	redis.call('DEL', key)
+end
+return 1
+`))
+
+// enterScript writes an index entry before its record, where they lie on
+// different servers. KEYS: the index. ARGV: ID, score, now.
+var enterScript = redis.NewScript(luaEnter + `
+enter(KEYS[1], ARGV[1], ARGV[2], tonumber(ARGV[3]))
+return 1
+`)
+
+// touchScript moves the times forward where they stand.
+// KEYS: the record. ARGV: now, seen, expires, both as in the text.
+var touchScript = redis.NewScript(luaRecord + `
+local now, seen, expires = tonumber(ARGV[1]), ARGV[2], ARGV[3]
+local oldExpires, oldSeen, _, _, created, deadline = parse(head(KEYS[1]))
+if not oldExpires or not live(now, oldExpires, created, deadline) then return 0 end
+if deadline ~= '-' and tonumber(expires) > created + deadline then
+	expires = string.format('%013d', created + deadline)
+end
+if tonumber(expires) < tonumber(oldExpires) then expires = oldExpires end
+if tonumber(seen) < tonumber(oldSeen) then seen = oldSeen end
+if expires ~= oldExpires or seen ~= oldSeen then
+	redis.call('SETRANGE', KEYS[1], ` + strconv.Itoa(RecordExpires) + `, expires .. ' ' .. seen)
+	redis.call('PEXPIRE', KEYS[1], string.format('%d', expires - now))
+end
+return 1
+`)
+
+// deleteScript is DEL, for writes that wait for replicas.
+var deleteScript = redis.NewScript(`return redis.call('DEL', KEYS[1])`)
+
+// deleteUserScript ends a session if it is this user's.
+// KEYS: the record. ARGV: now, user as in the text.
+// 1: ended, 2: removed, but it had expired, 0: there is no record, -1: it is not the user's.
+var deleteUserScript = redis.NewScript(luaRecord + `
+local text = head(KEYS[1])
+if text == '' then return 0 end
+local expires, _, _, _, created, deadline, flags, user = parse(text)
+if user ~= ARGV[2] or string.find(flags, 'r', 1, true) then return -1 end
+redis.call('DEL', KEYS[1])
+if live(tonumber(ARGV[1]), expires, created, deadline) then return 1 end
+return 2
+`)
