@@ -383,7 +383,7 @@ func (c *commit) replaceRecord(old *Record) error {
 	} else {
 		fresh.User, fresh.Created, fresh.SignedIn, fresh.Device = old.User, old.Created, old.SignedIn, old.Device
 	}
-	token := c.token
+	token, send := c.token, c.send
 	if err := c.create(fresh); err != nil {
 		return err
 	}
@@ -395,7 +395,7 @@ func (c *commit) replaceRecord(old *Record) error {
 				c.m.log.Warn("session: a new session that nobody holds could not be deleted; it will expire", "id", mine.ID, "error", e)
 			}
 		}
-		c.rec, c.token, c.send = old, token, sendNothing
+		c.rec, c.token, c.send = old, token, send
 		return err
 	}
 	if err := c.trim(mine, old); err != nil {

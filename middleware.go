@@ -102,6 +102,7 @@ type Manager struct {
 	log         *slog.Logger
 
 	lanes      *lanes
+	lastSignIn atomic.Int64
 	mismatched sync.Map // names of keys whose type did not fit
 	stats      struct{ unreadable, conflicts, dropped, failures atomic.Int64 }
 }
@@ -339,6 +340,24 @@ func (m *Manager) latest(rec *Record) time.Time {
 
 // now is the clock's time as records keep it.
 func (m *Manager) now() time.Time { return m.clock().UTC().Truncate(time.Millisecond) }
+
+// signInTime is now. With MaxSessions, two sign-ins of one process are at least a
+// millisecond apart, so that it is known which is the older.
+func (m *Manager) signInTime() time.Time {
+	now := m.now()
+	if m.opts.MaxSessions == 0 {
+		return now
+	}
+	for {
+		last, at := m.lastSignIn.Load(), now.UnixMilli()
+		if at <= last && last-at < 1000 {
+			at = last + 1
+		}
+		if m.lastSignIn.CompareAndSwap(last, at) {
+			return time.UnixMilli(at).UTC()
+		}
+	}
+}
 
 // at is now, if the caller has just asked time.Now.
 func (m *Manager) at(wall time.Time) time.Time {
