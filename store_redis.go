@@ -141,11 +141,12 @@ func (s *RedisStore) Load(ctx context.Context, token string) (*Record, error) {
 	text, err := s.get(ctx, key)
 	id := key[len(s.prefix):]
 	switch {
+	case err == nil: // first, for the rest allocates
 	case errors.Is(err, redis.Nil):
 		return nil, ErrNotFound
 	case redis.HasErrorPrefix(err, "WRONGTYPE"):
 		return nil, fmt.Errorf("%w: record %s: its key holds no string", ErrNotFound, id)
-	case err != nil:
+	default:
 		return nil, s.redisError("load", err)
 	}
 	rec, _, err := DecodeRecord(id, text)
@@ -193,7 +194,7 @@ func (s *RedisStore) Save(ctx context.Context, rec *Record) (string, error) {
 		}
 		code, err := s.write(ctx, saveScript, keys, text, rec.Version, now, ttl, rec.ID, entry)
 		switch {
-		case redis.HasErrorPrefix(err, "CROSSSLOT") && len(keys) > 1:
+		case err != nil && len(keys) > 1 && redis.HasErrorPrefix(err, "CROSSSLOT"):
 			s.apart.Store(true) // a proxy in front of several servers
 		case err != nil:
 			return "", s.redisError("save", err)
