@@ -2,6 +2,8 @@ package session
 
 import (
 	"context"
+	"net/url"
+	"testing"
 	"time"
 )
 
@@ -30,16 +32,29 @@ func ScanObjectRoom() func(data []byte) (int, error) {
 // RevokedToken is the token under whose ID an entry in Revoked stands.
 var RevokedToken = revokedToken
 
-func (s *CookieStore) DeleteUntil(ctx context.Context, id string, deadline time.Time) error {
-	return s.deleteUntil(ctx, id, deadline)
-}
-
-func (s *JWTStore) DeleteUntil(ctx context.Context, id string, deadline time.Time) error {
-	return s.deleteUntil(ctx, id, deadline)
-}
+// WithDeadline is what the manager tells Delete of the session that ends.
+var WithDeadline = withDeadline
 
 func AppendCookiePayload(rec *Record, generation string) ([]byte, error) {
 	return appendCookiePayload(nil, rec, generation)
 }
 
 var ParseCookiePayload = parseCookiePayload
+
+var SmallOrderY = smallOrderY
+
+// RegisterForTest makes Open know a scheme until the test ends.
+func RegisterForTest(t testing.TB, scheme string, open func() Store) {
+	Register(scheme, func(context.Context, *url.URL) (Store, error) { return open(), nil })
+	t.Cleanup(func() {
+		openers.Lock()
+		defer openers.Unlock()
+		delete(openers.m, scheme)
+	})
+}
+
+// LongestLife is the longest that a token of a client-side store lives.
+func LongestLife(s Store) time.Duration {
+	l, _ := As[interface{ longestLife() time.Duration }](s)
+	return l.longestLife()
+}

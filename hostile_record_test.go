@@ -155,7 +155,7 @@ func (v *recordVector) plant(t *testing.T, store *byteStore, token, other string
 			t.Fatal(err)
 		}
 	case v.Values != "":
-		rec.Data = []byte(filled(t, v.Values, nil))
+		rec.Data = []byte(expandTemplate(t, v.Values, nil))
 		if text, err = session.EncodeRecord(rec, trail); err != nil {
 			t.Fatal(err)
 		}
@@ -164,13 +164,13 @@ func (v *recordVector) plant(t *testing.T, store *byteStore, token, other string
 			t.Fatal(err)
 		}
 	default:
-		text = []byte(filled(t, v.Text, map[string]string{"Text": string(good), "Other": string(bobs)}))
+		text = []byte(expandTemplate(t, v.Text, map[string]string{"Text": string(good), "Other": string(bobs)}))
 	}
 	store.plant(token, text)
 	return text
 }
 
-func filled(t *testing.T, text string, data any) string {
+func expandTemplate(t *testing.T, text string, data any) string {
 	t.Helper()
 	tmpl, err := template.New("").Funcs(template.FuncMap{
 		"repeat": func(n int, s string) string { return strings.Repeat(s, n) },

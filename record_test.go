@@ -75,7 +75,7 @@ func TestRecordTimes(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if got, _, _ := session.DecodeRecord("x", text); !got.Expires.Equal(rec.Deadline) {
+	if got, _, _ := session.DecodeRecord(full().ID, text); !got.Expires.Equal(rec.Deadline) {
 		t.Errorf("expires %v, deadline %v", got.Expires, rec.Deadline)
 	}
 	for _, at := range []time.Time{time.UnixMilli(-1), time.UnixMilli(10_000_000_000_000), time.Date(1, 2, 3, 0, 0, 0, 0, time.UTC)} {
@@ -108,7 +108,7 @@ func TestRecordDamage(t *testing.T) {
 		t.Fatal(err)
 	}
 	for n := range text {
-		if rec, _, err := session.DecodeRecord("x", text[:n]); !errors.Is(err, session.ErrNotFound) {
+		if rec, _, err := session.DecodeRecord(full().ID, text[:n]); !errors.Is(err, session.ErrNotFound) {
 			t.Errorf("cut to %d bytes: %+v, %v", n, rec, err)
 		}
 	}
@@ -116,7 +116,7 @@ func TestRecordDamage(t *testing.T) {
 		for bit := range 8 {
 			damaged := bytes.Clone(text)
 			damaged[i] ^= 1 << bit
-			rec, _, err := session.DecodeRecord("x", damaged)
+			rec, _, err := session.DecodeRecord(full().ID, damaged)
 			switch {
 			case err == nil && !touchable(i):
 				t.Errorf("byte %d, bit %d: %+v", i, bit, rec)
@@ -126,7 +126,7 @@ func TestRecordDamage(t *testing.T) {
 		}
 	}
 	for _, more := range []string{" ", "\n", "x", "\x00"} {
-		if _, _, err := session.DecodeRecord("x", append(bytes.Clone(text), more...)); err == nil {
+		if _, _, err := session.DecodeRecord(full().ID, append(bytes.Clone(text), more...)); err == nil {
 			t.Errorf("with %q after it: accepted", more)
 		}
 	}
@@ -150,7 +150,7 @@ func TestRecordTouchInPlace(t *testing.T) {
 	at := recordTime.Add(5 * time.Hour)
 	copy(text[session.RecordExpires:], session.FormatMilli(at.Add(time.Hour)))
 	copy(text[session.RecordSeen:], session.FormatMilli(at))
-	rec, _, err := session.DecodeRecord("x", text)
+	rec, _, err := session.DecodeRecord(full().ID, text)
 	if err != nil || !rec.Seen.Equal(at) || !rec.Expires.Equal(at.Add(time.Hour)) {
 		t.Errorf("%+v, %v", rec, err)
 	}
@@ -204,12 +204,13 @@ func repaired(text []byte) []byte {
 		return text
 	}
 	table := crc32.MakeTable(crc32.Castagnoli)
-	sum := crc32.Update(crc32.Checksum(head[rest:at], table), table, data)
+	sum := crc32.Update(crc32.Checksum([]byte(full().ID), table), table, head[rest:at])
+	sum = crc32.Update(sum, table, data)
 	return fmt.Appendf(nil, "%s %08x\n%s", head[:at], sum, data)
 }
 
 func fuzzRecord(t *testing.T, text []byte) {
-	rec, trail, err := session.DecodeRecord("x", text)
+	rec, trail, err := session.DecodeRecord(full().ID, text)
 	if err != nil {
 		if rec != nil || !errors.Is(err, session.ErrNotFound) {
 			t.Errorf("%+v, %v", rec, err)
@@ -223,7 +224,7 @@ func fuzzRecord(t *testing.T, text []byte) {
 	if err != nil {
 		return // a time that only others write
 	}
-	rec2, trail2, err := session.DecodeRecord("x", text2)
+	rec2, trail2, err := session.DecodeRecord(full().ID, text2)
 	if err != nil || trail2 != trail {
 		t.Fatalf("%q: %v", text2, err)
 	}

@@ -148,7 +148,7 @@ func (e *redisEnv) list(t *testing.T, user string) []string {
 	return ids
 }
 
-func wantErr(t *testing.T, what string, err, want error) {
+func wantErr(t testing.TB, what string, err, want error) {
 	t.Helper()
 	if !errors.Is(err, want) {
 		t.Errorf("%s: %v, want %v", what, err, want)

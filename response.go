@@ -104,6 +104,12 @@ func (q *request) commit(s *Session) error {
 		return err
 	}
 	s.touch(q.Context)
+	q.tell(s)
+	return nil
+}
+
+// tell puts what the client is to be told of its token into the header.
+func (q *request) tell(s *Session) {
 	switch s.send {
 	case sendSet:
 		var expires time.Time
@@ -114,10 +120,9 @@ func (q *request) commit(s *Session) error {
 	case sendClear:
 		q.m.transport.ClearToken(q.out.inner, q.r)
 	default:
-		return nil
+		return
 	}
 	q.keepPrivate()
-	return nil
 }
 
 // keepPrivate keeps shared caches from handing one user's token to another
@@ -179,6 +184,11 @@ func (q *request) abort(err error) {
 		h[name] = lines
 	}
 	addVary(h, q.m.vary)
+	if s, _, _ := q.state(); s != nil {
+		s.mu.Lock()
+		q.tell(s) // what an earlier Save did stays done: the old token may be dead
+		s.mu.Unlock()
+	}
 	level := slog.LevelError
 	if q.Context.Err() != nil {
 		level = slog.LevelDebug // the client has gone, and took the request's context with it

@@ -103,9 +103,7 @@ func newRevocations(kind string, store Store, irrevocable bool, life time.Durati
 }
 
 func isClientSide(s Store) bool {
-	_, ok := As[interface {
-		deleteUntil(ctx context.Context, id string, deadline time.Time) error
-	}](s)
+	_, ok := As[interface{ longestLife() time.Duration }](s)
 	return ok
 }
 
@@ -186,6 +184,9 @@ func (r *revocations) gone(rec *Record, tag *tokenTag) bool {
 // saveMarker stores a Replaced marker: the old token stays authentic until the
 // session's Deadline, so the entry stays too, while the marker is shown until
 // its own Expires only.
+//
+// The marker names no user, so only the Tag of the session's last Load tells
+// that DeleteUser ended it meanwhile; without one that goes unnoticed here.
 func (r *revocations) saveMarker(ctx context.Context, rec *Record) error {
 	if r.store == nil {
 		return nil // as said: Renew and SetUser do not kill copies
@@ -214,9 +215,20 @@ func (r *revocations) saveMarker(ctx context.Context, rec *Record) error {
 	})
 }
 
-// deleteUntil ends a session of which no token lives beyond the deadline; the
-// zero time stands for the longest that a token can live.
-func (r *revocations) deleteUntil(ctx context.Context, id string, deadline time.Time) error {
+// deadlineKey is where a context says when the session that is deleted with it
+// would have ended.
+type deadlineKey struct{}
+
+// withDeadline tells a client-side store, through whatever wraps it, how long it
+// has to remember that the session ended: Delete gets no more than its ID.
+func withDeadline(ctx context.Context, deadline time.Time) context.Context {
+	return context.WithValue(ctx, deadlineKey{}, deadline)
+}
+
+// delete ends a session, and remembers it while a token of it may live: until
+// the Deadline, if the context tells that, or for the longest life of a token.
+func (r *revocations) delete(ctx context.Context, id string) error {
+	deadline, _ := ctx.Value(deadlineKey{}).(time.Time)
 	until := r.until(deadline)
 	if r.store == nil || id == "" || !r.now().Before(until) {
 		return nil

@@ -304,17 +304,11 @@ func earliest(t time.Time, others ...time.Time) time.Time {
 // Delete implements Store: Revoked remembers that the session ended. With
 // Irrevocable it does nothing.
 func (s *CookieStore) Delete(ctx context.Context, id string) error {
-	return s.revoked.deleteUntil(ctx, id, time.Time{})
-}
-
-// deleteUntil is Delete for a caller who knows that no token of the session
-// lives beyond the deadline, so that Revoked can forget it earlier.
-func (s *CookieStore) deleteUntil(ctx context.Context, id string, deadline time.Time) error {
-	return s.revoked.deleteUntil(ctx, id, deadline)
+	return s.revoked.delete(ctx, id)
 }
 
 // DeleteUser implements UserDeleter. The count is always 0: nobody knows how
-// many tokens there are. With Irrevocable it does nothing.
+// many tokens there are. With Irrevocable it is errors.ErrUnsupported.
 func (s *CookieStore) DeleteUser(ctx context.Context, user, keep string) (int, error) {
 	return 0, s.revoked.deleteUser(ctx, user, keep)
 }
@@ -322,5 +316,6 @@ func (s *CookieStore) DeleteUser(ctx context.Context, user, keep string) (int, e
 // Close closes Revoked if Open made it.
 func (s *CookieStore) Close() error { return s.revoked.close() }
 
-// longestLife is the longest that a token lives.
+// longestLife is the longest that a session lives, whatever the manager's
+// lifetimes are.
 func (s *CookieStore) longestLife() time.Duration { return s.revoked.life }

@@ -352,17 +352,11 @@ func appendInt(b []byte, name string, n int64) []byte {
 // Delete implements Store: Revoked remembers that the session ended. With
 // Irrevocable it does nothing.
 func (s *JWTStore) Delete(ctx context.Context, id string) error {
-	return s.revoked.deleteUntil(ctx, id, time.Time{})
-}
-
-// deleteUntil is Delete for a caller who knows that no token of the session
-// lives beyond the deadline, so that Revoked can forget it earlier.
-func (s *JWTStore) deleteUntil(ctx context.Context, id string, deadline time.Time) error {
-	return s.revoked.deleteUntil(ctx, id, deadline)
+	return s.revoked.delete(ctx, id)
 }
 
 // DeleteUser implements UserDeleter. The count is always 0: nobody knows how
-// many tokens there are. With Irrevocable it does nothing.
+// many tokens there are. With Irrevocable it is errors.ErrUnsupported.
 func (s *JWTStore) DeleteUser(ctx context.Context, user, keep string) (int, error) {
 	return 0, s.revoked.deleteUser(ctx, user, keep)
 }
@@ -370,7 +364,8 @@ func (s *JWTStore) DeleteUser(ctx context.Context, user, keep string) (int, erro
 // Close closes Revoked if Open made it.
 func (s *JWTStore) Close() error { return s.revoked.close() }
 
-// longestLife is the longest that a token lives.
+// longestLife is the longest that a token can be made to live; a Save that asks
+// for more fails.
 func (s *JWTStore) longestLife() time.Duration { return s.revoked.life }
 
 // JWKS serves the public keys as a JWK set (RFC 7517), for services that verify
