@@ -62,3 +62,37 @@ func TestRequestThatFailsAfterSaveKeepsTheUserIn(t *testing.T) {
 		}
 	}
 }
+
+// Save, then Destroy, and the store is away when the record is to end: the
+// answer is the failure page, and the browser is told nothing that is not so.
+func TestDestroyThatFailsAfterSave(t *testing.T) {
+	for _, c := range []struct {
+		name  string
+		first func(x *session.Session)
+	}{
+		{"a first value", func(x *session.Session) { keyTheme.Set(x, "dark") }},
+		{"a sign-in", func(x *session.Session) { x.SetUser("alice") }},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			s := newSite(t, nil)
+			res := s.run(t, "", func(w http.ResponseWriter, r *http.Request, x *session.Session) {
+				c.first(x)
+				if err := x.Save(r.Context()); err != nil {
+					t.Fatal(err)
+				}
+				s.store.set(away)
+				x.Destroy()
+				io.WriteString(w, "signed out")
+			})
+			s.store.set(nil)
+			if got := body(t, res); res.StatusCode != 503 || got != "Service Unavailable\n" {
+				t.Errorf("%s %q", res.Status, got)
+			}
+			if token := tokenOf(res); token != "" {
+				if _, a := s.get("/read", with(token)); a.New {
+					t.Error("the browser was told a token that opens nothing")
+				}
+			}
+		})
+	}
+}

@@ -110,14 +110,14 @@ func (q *request) commit(s *Session) error {
 
 // tell puts what the client is to be told of its token into the header.
 func (q *request) tell(s *Session) {
-	switch s.send {
-	case sendSet:
+	switch {
+	case s.send == sendSet && s.rec != nil: // nil: Destroy was called, and failed
 		var expires time.Time
 		if s.rec.Persist {
 			expires = s.rec.Deadline
 		}
 		q.m.transport.SetToken(q.out.inner, q.r, s.token, expires)
-	case sendClear:
+	case s.send == sendClear:
 		q.m.transport.ClearToken(q.out.inner, q.r)
 	default:
 		return
