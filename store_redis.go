@@ -174,7 +174,7 @@ func (s *RedisStore) Load(ctx context.Context, token string) (*Record, error) {
 // Save implements Store.
 func (s *RedisStore) Save(ctx context.Context, rec *Record) (string, error) {
 	if strings.HasPrefix(rec.ID, redisUser) {
-		return "", errors.New("session: redis: save: an ID must not begin with " + redisUser)
+		return "", fmt.Errorf("session: redis: save: an ID must not begin with %q", redisUser)
 	}
 	text, err := EncodeRecord(rec, NewTrail().Next())
 	if err != nil {
