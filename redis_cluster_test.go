@@ -204,6 +204,28 @@ func usersListed(t *testing.T, store *session.RedisStore, recs []*session.Record
 	}
 }
 
+// The same seen by browsers: no 5xx but during the election.
+func TestRedisClusterOverHTTP(t *testing.T) {
+	if testing.Short() {
+		t.Skip("takes 10 seconds")
+	}
+	c := servers.RedisCluster(t)
+	store := openRedis(t, clusterURL(c, "?replicas=1"))
+	l := httpLedger(t, store, 4, 24)
+	p := c.Primaries(t)
+	c.MoveSlots(t, p[0], p[1], c.SlotsOf(t, p[0])[:1000], nil)
+	l.progress()
+	l.during("primary killed", func() {
+		c.Kill(p[1])
+		c.WaitFailover(t)
+		c.Revive(t, p[1])
+	})
+	l.progress()
+	if lost := l.check(); lost != 0 {
+		t.Errorf("%d acknowledged changes were lost", lost)
+	}
+}
+
 func TestRedisSentinel(t *testing.T) {
 	if testing.Short() {
 		t.Skip("takes 15 seconds")

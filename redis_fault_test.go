@@ -271,9 +271,10 @@ func TestRedisReplicas(t *testing.T) {
 	client := redis.NewClient(redisOptions(primary.Addr))
 	defer client.Close()
 	e := newRedisEnv(t, client)
-	e.store = session.NewRedisStore(client, &session.RedisOptions{
-		Prefix: e.prefix, Replicas: 2, ReplicaTimeout: 50 * time.Millisecond, Now: e.clock.Now,
-	})
+	patience := func(d time.Duration) {
+		e.store = session.NewRedisStore(client, &session.RedisOptions{Prefix: e.prefix, Replicas: 2, ReplicaTimeout: d, Now: e.clock.Now})
+	}
+	patience(10 * time.Second)
 	client.ScriptFlush(ctx)
 	rec, token := e.create(t, "ann")
 	rec.Version = 1
@@ -287,6 +288,7 @@ func TestRedisReplicas(t *testing.T) {
 	wantErr(t, "save an old version", err, session.ErrConflict)
 
 	replicas[0].Pause()
+	patience(500 * time.Millisecond)
 	few := func(what string, err error) {
 		t.Helper()
 		if err == nil || !strings.Contains(err.Error(), "1 of 2 replicas") || !strings.Contains(err.Error(), "applied on the primary") {
@@ -314,6 +316,7 @@ func TestRedisReplicas(t *testing.T) {
 	few("delete user", err)
 
 	replicas[0].Resume()
+	patience(10 * time.Second)
 	if err := e.store.Delete(ctx, other.ID); err != nil {
 		t.Errorf("delete again: %v", err)
 	}

@@ -66,7 +66,7 @@ func (s *RedisStore) write(ctx context.Context, script *redis.Script, keys []str
 		case *redis.ClusterClient:
 			return s.writeCluster(ctx, w)
 		default:
-			return 0, fmt.Errorf("Replicas takes a *redis.Client or a *redis.ClusterClient, not a %T", c)
+			return 0, fmt.Errorf("option Replicas takes a *redis.Client or a *redis.ClusterClient, not a %T", c)
 		}
 	})
 }

@@ -108,7 +108,7 @@ func NewRedisStore(client redis.UniversalClient, opts *RedisOptions) *RedisStore
 	s.apart.Store(true)
 	switch c := client.(type) {
 	case *redis.Client:
-		s.deadlines = c.Options().ContextTimeoutEnabled
+		s.client, s.deadlines = withDeadlines(c), true
 		s.apart.Store(false)
 	case *redis.ClusterClient:
 		s.deadlines = c.Options().ContextTimeoutEnabled
@@ -118,6 +118,18 @@ func NewRedisStore(client redis.UniversalClient, opts *RedisOptions) *RedisStore
 		}
 	}
 	return s
+}
+
+// withDeadlines returns a copy of c, on the same connections, that returns at a
+// context's deadline. By default go-redis ignores it.
+func withDeadlines(c *redis.Client) *redis.Client {
+	if c.Options().ContextTimeoutEnabled {
+		return c
+	}
+	copied := c.WithTimeout(c.Options().ReadTimeout) // its options are its own
+	copied.Options().WriteTimeout = c.Options().WriteTimeout
+	copied.Options().ContextTimeoutEnabled = true
+	return copied
 }
 
 // Close closes the client that Open made.
@@ -141,11 +153,12 @@ func (s *RedisStore) Load(ctx context.Context, token string) (*Record, error) {
 	text, err := s.get(ctx, key)
 	id := key[len(s.prefix):]
 	switch {
+	case err == nil: // first, for the rest allocates
 	case errors.Is(err, redis.Nil):
 		return nil, ErrNotFound
 	case redis.HasErrorPrefix(err, "WRONGTYPE"):
 		return nil, fmt.Errorf("%w: record %s: its key holds no string", ErrNotFound, id)
-	case err != nil:
+	default:
 		return nil, s.redisError("load", err)
 	}
 	rec, _, err := DecodeRecord(id, text)
@@ -161,7 +174,7 @@ func (s *RedisStore) Load(ctx context.Context, token string) (*Record, error) {
 // Save implements Store.
 func (s *RedisStore) Save(ctx context.Context, rec *Record) (string, error) {
 	if strings.HasPrefix(rec.ID, redisUser) {
-		return "", errors.New("session: redis: save: an ID must not begin with " + redisUser)
+		return "", fmt.Errorf("session: redis: save: an ID must not begin with %q", redisUser)
 	}
 	text, err := EncodeRecord(rec, NewTrail().Next())
 	if err != nil {
@@ -193,7 +206,7 @@ func (s *RedisStore) Save(ctx context.Context, rec *Record) (string, error) {
 		}
 		code, err := s.write(ctx, saveScript, keys, text, rec.Version, now, ttl, rec.ID, entry)
 		switch {
-		case redis.HasErrorPrefix(err, "CROSSSLOT") && len(keys) > 1:
+		case err != nil && len(keys) > 1 && redis.HasErrorPrefix(err, "CROSSSLOT"):
 			s.apart.Store(true) // a proxy in front of several servers
 		case err != nil:
 			return "", s.redisError("save", err)

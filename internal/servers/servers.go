@@ -3,7 +3,8 @@
 //
 // A server that is not installed skips the test, unless the environment
 // variable SESSION_SERVERS is "required": then it fails, so that a CI run
-// cannot be green because it tested nothing.
+// cannot be green because it tested nothing. If it is "none", no server is
+// started.
 package servers
 
 import (
@@ -31,11 +32,15 @@ func Require(t testing.TB, program, hint string) string {
 	if os.Getenv("SESSION_SERVERS") == "none" {
 		t.Skip("SESSION_SERVERS=none: without " + program)
 	}
+	want := os.Getenv("SESSION_SERVERS")
+	if want == "none" {
+		t.Skipf("SESSION_SERVERS=none: %s is not started", program)
+	}
 	path, err := exec.LookPath(program)
 	switch {
 	case err == nil:
 		return path
-	case os.Getenv("SESSION_SERVERS") == "required":
+	case want == "required":
 		t.Fatalf("%s is not installed, and SESSION_SERVERS=required; %s", program, hint)
 	default:
 		t.Skipf("%s is not installed; %s", program, hint)
