@@ -333,7 +333,7 @@ func TestRedisReplicasLostAnswer(t *testing.T) {
 	o.MaxRetries = 1
 	client := redis.NewClient(o)
 	defer client.Close()
-	behind := session.NewRedisStore(client, &session.RedisOptions{Prefix: e.prefix, Replicas: 1})
+	behind := session.NewRedisStore(client, &session.RedisOptions{Prefix: e.prefix, Replicas: 1, ReplicaTimeout: 10 * time.Second})
 	_, token := e.create(t, "ann")
 	rec := e.load(t, token)
 	proxy.loseNext(1, func() {})

@@ -107,6 +107,19 @@ func (l *ledger) progress() {
 	})
 }
 
+// fails waits until something has failed.
+func (l *ledger) fails() {
+	l.t.Helper()
+	servers.Wait(l.t, "a failure", 20*time.Second, func(context.Context) error {
+		l.mu.Lock()
+		defer l.mu.Unlock()
+		if len(l.errors) == 0 {
+			return errors.New("none yet")
+		}
+		return nil
+	})
+}
+
 // during runs f, in which errors are to be expected; they end when every
 // counter can be added to again.
 func (l *ledger) during(what string, f func()) {

@@ -66,7 +66,7 @@ func (s *RedisStore) write(ctx context.Context, script *redis.Script, keys []str
 		case *redis.ClusterClient:
 			return s.writeCluster(ctx, w)
 		default:
-			return 0, fmt.Errorf("option Replicas takes a *redis.Client or a *redis.ClusterClient, not a %T", c)
+			return 0, fmt.Errorf("the option Replicas takes a *redis.Client or a *redis.ClusterClient, not a %T", c)
 		}
 	})
 }
@@ -129,7 +129,7 @@ func (w *replicated) try(ctx context.Context, node *redis.Client, asking bool, e
 	if code, err = done.Int64(); err != nil {
 		return 0, 0, err
 	}
-	if code <= 0 && w.script == saveScript {
+	if code <= 0 && (w.script == saveScript || w.script == updateScript) {
 		return code, int64(w.n), nil // nothing was written
 	}
 	acked, err = count.Int64()

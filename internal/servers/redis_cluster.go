@@ -96,7 +96,7 @@ func (c *RedisClusterServers) WaitReplicas(t testing.TB) {
 	}
 	for _, n := range c.Nodes {
 		Wait(t, "replicas", startTimeout, func(ctx context.Context) error {
-			shards, err := n.Client.ClusterSlots(ctx).Result()
+			shards, err := n.SlotRanges(ctx)
 			if err != nil {
 				return err
 			}
@@ -125,7 +125,7 @@ func (c *RedisClusterServers) Primaries(t testing.TB) []*RedisServer {
 	var found []*RedisServer
 	Wait(t, "primaries", startTimeout, func(ctx context.Context) error {
 		found = nil
-		ranges, err := c.Nodes[0].Client.ClusterSlots(ctx).Result()
+		ranges, err := c.Nodes[0].SlotRanges(ctx)
 		if err != nil {
 			return err
 		}
@@ -177,6 +177,31 @@ func (c *RedisClusterServers) Remove(t testing.TB, n *RedisServer) {
 	n.Kill()
 }
 
+// ReplicaOf is the replica of a primary.
+func (c *RedisClusterServers) ReplicaOf(t testing.TB, primary *RedisServer) *RedisServer {
+	t.Helper()
+	ranges, err := primary.SlotRanges(context.Background())
+	must(t, "cluster slots", err)
+	for _, r := range ranges {
+		for _, n := range c.Nodes {
+			if r.Nodes[0].Addr == primary.Addr && len(r.Nodes) > 1 && r.Nodes[1].Addr == n.Addr {
+				return n
+			}
+		}
+	}
+	t.Fatalf("%s has no replica", primary.Addr)
+	return nil
+}
+
+// Detach stops a replica and cuts its connection to the primary, so that it
+// misses every write until Resume. (What is on its way in a connection, a
+// stopped process still reads when it goes on.)
+func (c *RedisClusterServers) Detach(t testing.TB, primary, replica *RedisServer) {
+	t.Helper()
+	replica.Pause()
+	must(t, "client kill", primary.Client.Do(context.Background(), "client", "kill", "type", "replica").Err())
+}
+
 // Kill ends a node, as a crash does.
 func (c *RedisClusterServers) Kill(n *RedisServer) {
 	c.drop(n)
@@ -210,7 +235,7 @@ func (c *RedisClusterServers) WaitFailover(t testing.TB) {
 			if !strings.Contains(info, "cluster_state:ok") {
 				return errors.New(info)
 			}
-			ranges, err := n.Client.ClusterSlots(ctx).Result()
+			ranges, err := n.SlotRanges(ctx)
 			for _, r := range ranges {
 				if !slices.Contains(c.Addrs(), r.Nodes[0].Addr) {
 					return fmt.Errorf("slot %d is at %s, which is gone", r.Start, r.Nodes[0].Addr)
@@ -221,12 +246,18 @@ func (c *RedisClusterServers) WaitFailover(t testing.TB) {
 	}
 }
 
+// SlotRanges are the slots as n sees them, each with its primary first.
+func (s *RedisServer) SlotRanges(ctx context.Context) ([]redis.ClusterSlot, error) {
+	//lint:ignore SA1019 CLUSTER SHARDS names nodes that have failed too
+	return s.Client.ClusterSlots(ctx).Result()
+}
+
 // SlotsOf are the slots of a primary.
 func (c *RedisClusterServers) SlotsOf(t testing.TB, n *RedisServer) []int {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), startTimeout)
 	defer cancel()
-	ranges, err := n.Client.ClusterSlots(ctx).Result()
+	ranges, err := n.SlotRanges(ctx)
 	must(t, "cluster slots", err)
 	var found []int
 	for _, r := range ranges {

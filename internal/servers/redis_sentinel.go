@@ -104,6 +104,6 @@ func (s *RedisSentinels) WaitFailover(t testing.TB, old *RedisServer) *RedisServ
 func (s *RedisSentinels) Revive(t testing.TB, n, primary *RedisServer) {
 	t.Helper()
 	n.Restart(t)
-	must(t, "replicaof", n.Client.SlaveOf(context.Background(), "127.0.0.1", primary.port()).Err())
+	must(t, "replicaof", n.Client.ReplicaOf(context.Background(), "127.0.0.1", primary.port()).Err())
 	primary.waitReplicas(t, len(s.Nodes)-1)
 }
