@@ -90,10 +90,15 @@ func (c *sharedCache) stores(r *http.Request, res *http.Response) bool {
 		})
 	}
 	if c.rude {
-		for _, name := range []string{"CDN-Cache-Control", "Surrogate-Control"} {
-			if all := directives(name); lives(all) && !slices.Contains(all, "no-store") {
+		// The targeted fields of RFC 9213 end so; the others are older.
+		for name := range res.Header {
+			targeted := strings.HasSuffix(name, "-Cache-Control") || name == "Surrogate-Control"
+			if all := directives(name); targeted && lives(all) && !slices.Contains(all, "no-store") {
 				return true
 			}
+		}
+		if res.Header.Get("X-Accel-Expires") != "" || strings.Contains(res.Header.Get("Edge-Control"), "maxage") {
+			return true
 		}
 	}
 	all := directives("Cache-Control")
@@ -120,6 +125,10 @@ func testSharedCache(t *testing.T) {
 		{"Cache-Control": {"no-cache"}, "Cdn-Cache-Control": {"max-age=60"}},
 		{"Cache-Control": {"private"}, "Cdn-Cache-Control": {"max-age=60"}},
 		{"Cache-Control": {"no-store"}, "Surrogate-Control": {"max-age=60"}},
+		{"Cache-Control": {"private"}, "Cloudflare-Cdn-Cache-Control": {"max-age=60"}},
+		{"Cache-Control": {"private"}, "Vercel-Cdn-Cache-Control": {"s-maxage=60"}},
+		{"Cache-Control": {"private"}, "Edge-Control": {"cache-maxage=60"}},
+		{"Cache-Control": {"private"}, "X-Accel-Expires": {"60"}},
 		{"Cache-Control": {"public, max-age=60"}, "Vary": {"Accept"}},
 		{"Cache-Control": {"public, max-age=60"}, "Vary": {"*"}},
 	}

@@ -61,7 +61,7 @@ func openRevoked(ctx context.Context, kind, rawURL string) (Store, error) {
 // onlyParams refuses a host or path where there are only parameters.
 func onlyParams(u *url.URL) error {
 	if u.Host != "" || u.Path != "" || u.Opaque != "" || u.User != nil || u.Fragment != "" {
-		return configError("%s: takes only parameters; write %[1]s:?name=value&name=value, with special characters escaped", u.Scheme)
+		return configError("%s: takes only parameters; write %s:?name=value&name=value, with special characters escaped", u.Scheme, u.Scheme)
 	}
 	return nil
 }
