@@ -174,7 +174,9 @@ func New(store Store, opts *Options) (*Manager, error) {
 // sent. A handler that never calls From costs no call of the store, no header
 // and no cookie. Wrapping a handler twice is wrapping it once.
 //
-// A panic in next commits nothing and goes on up.
+// A panic in next commits nothing and goes on up. A handler that takes over the
+// connection (Hijack) writes the header itself: a new token is in w.Header()
+// then, as Set-Cookie.
 func (m *Manager) Handler(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if r.Context().Value(m) != nil {
