@@ -9,7 +9,11 @@ import (
 	"crypto/rand"
 	"crypto/rsa"
 	"crypto/sha256"
+	"errors"
 	"fmt"
+	"math/big"
+	"runtime"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -170,11 +174,13 @@ func TestClientRoundTrip(t *testing.T) {
 	anonymous.Device, anonymous.Data = "", nil
 	binary := testRecord(clock, "ünï\"<&>\u2028\x01")
 	binary.Data = []byte("\x00\xff not JSON")
+	deep := testRecord(clock, "a")
+	deep.Data = []byte(`{"a":` + strings.Repeat("[", session.MaxJSONDepth-1) + strings.Repeat("]", session.MaxJSONDepth-1) + `}`)
 	odd := testRecord(clock, "a")
 	odd.ID, odd.Deadline, odd.Data = "short", time.Time{}, []byte(" {} ")
 
 	for name, s := range clientStores(t, nil, clock.Now) {
-		for i, want := range []*session.Record{full, anonymous, binary, odd} {
+		for i, want := range []*session.Record{full, anonymous, binary, deep, odd} {
 			t.Run(fmt.Sprint(name, i), func(t *testing.T) {
 				before := *want
 				got := mustLoad(t, s, mustSave(t, s, want))
@@ -188,6 +194,119 @@ func TestClientRoundTrip(t *testing.T) {
 					t.Errorf("got  %+v\nwant %+v", *got, next)
 				}
 			})
+		}
+	}
+}
+
+// bytesPerRun is about how many bytes f allocates.
+func bytesPerRun(f func()) uint64 {
+	const runs = 20
+	var before, after runtime.MemStats
+	runtime.ReadMemStats(&before)
+	for range runs {
+		f()
+	}
+	runtime.ReadMemStats(&after)
+	return (after.TotalAlloc - before.TotalAlloc) / runs
+}
+
+func bigInt(b []byte) *big.Int { return new(big.Int).SetBytes(b) }
+
+func TestIrrevocable(t *testing.T) {
+	clock := newTestClock()
+	for name, s := range clientStores(t, nil, clock.Now) {
+		t.Run(name, func(t *testing.T) {
+			token := mustSave(t, s, testRecord(clock, "ada"))
+			rec := mustLoad(t, s, token)
+			mustSave(t, s, markerOf(rec, clock.Now()))
+			if err := s.Delete(t.Context(), rec.ID); err != nil {
+				t.Error(err)
+			}
+			if n, err := session.DeleteUser(t.Context(), s, "ada", ""); n != 0 || !errors.Is(err, errors.ErrUnsupported) {
+				t.Error(n, err)
+			}
+			mustLoad(t, s, token) // as the option's name says
+			mustLoad(t, s, mustSave(t, s, rec))
+			clock.Advance(30 * time.Minute)
+			mustNot(t, s, token, "expired")
+			_, err := s.Save(t.Context(), rec)
+			wantErr(t, "a save to an expired session", err, session.ErrNotFound)
+			clock.Advance(-30 * time.Minute)
+		})
+	}
+}
+
+func TestClientTimes(t *testing.T) {
+	type change func(rec *session.Record, now time.Time)
+	for _, tt := range []struct {
+		why    string
+		change change
+		live   bool
+	}{
+		{"as it is", func(*session.Record, time.Time) {}, true},
+		{"expires now", func(r *session.Record, now time.Time) { r.Expires = now }, false},
+		{"expires in a millisecond", func(r *session.Record, now time.Time) { r.Expires = now.Add(time.Millisecond) }, true},
+		{"the deadline is now", func(r *session.Record, now time.Time) { r.Deadline = now }, false},
+		{"created by a clock within a minute ahead", func(r *session.Record, now time.Time) { r.Created, r.Seen = now.Add(time.Minute), now.Add(time.Minute) }, true},
+		{"created more than a minute ahead", func(r *session.Record, now time.Time) { r.Created = now.Add(61 * time.Second) }, false},
+		{"seen more than a minute ahead", func(r *session.Record, now time.Time) { r.Seen = now.Add(61 * time.Second) }, false},
+	} {
+		t.Run(tt.why, func(t *testing.T) {
+			clock := newTestClock()
+			for name, s := range clientStores(t, nil, clock.Now) {
+				rec := testRecord(clock, "ada")
+				tt.change(rec, clock.Now())
+				token := mustSave(t, s, rec)
+				if tt.live {
+					mustLoad(t, s, token)
+				} else {
+					mustNot(t, s, token, name)
+				}
+			}
+		})
+	}
+	t.Run("expires when its time has come", func(t *testing.T) {
+		clock := newTestClock()
+		for name, s := range clientStores(t, nil, clock.Now) {
+			token := mustSave(t, s, testRecord(clock, "ada"))
+			clock.Advance(30*time.Minute - time.Millisecond)
+			mustLoad(t, s, token)
+			clock.Advance(time.Millisecond)
+			mustNot(t, s, token, name)
+			clock.Advance(-30 * time.Minute)
+		}
+	})
+	t.Run("outside of what a token can hold", func(t *testing.T) {
+		clock := newTestClock()
+		for name, s := range clientStores(t, nil, clock.Now) {
+			for _, bad := range []time.Time{time.Unix(-1, 0), time.Date(9999, 1, 1, 0, 0, 0, 0, time.UTC)} {
+				rec := testRecord(clock, "ada")
+				rec.Seen = bad
+				if token, err := s.Save(t.Context(), rec); err == nil {
+					t.Errorf("%s: %v was sealed: %s", name, bad, token)
+				}
+			}
+		}
+	})
+}
+
+func TestLongestLife(t *testing.T) {
+	if got := session.LongestLife(newCookieStore(t, &session.CookieOptions{Irrevocable: true})); got != 400*24*time.Hour {
+		t.Errorf("a cookie lives for %v", got)
+	}
+	if got := session.LongestLife(newJWTStore(t, keyHS256, &session.JWTOptions{Irrevocable: true, Lifetime: time.Hour})); got != time.Hour {
+		t.Errorf("a JWT lives for %v", got)
+	}
+}
+
+func TestClientTooLarge(t *testing.T) {
+	clock := newTestClock()
+	for name, s := range clientStores(t, nil, clock.Now) {
+		rec := testRecord(clock, "ada")
+		rec.Data = []byte(`{"a":"` + strings.Repeat("x", 8<<10) + `"}`)
+		_, err := s.Save(t.Context(), rec)
+		if !errors.Is(err, session.ErrTooLarge) || !strings.Contains(err.Error(), "8192") {
+			t.Errorf("%s: got %v, want ErrTooLarge with both sizes", name, err)
 		}
 	}
 }

@@ -116,7 +116,7 @@ func (c *commit) reload(token string) (rec *Record, err error) {
 
 func (c *commit) end(rec *Record) error {
 	return c.call("delete", func(ctx context.Context) error {
-		return c.m.store.Delete(withDeadline(ctx, rec.Deadline), rec.ID)
+		return c.m.store.Delete(withDeadline(ctx, c.m.latest(rec)), rec.ID)
 	})
 }
 
@@ -352,16 +352,21 @@ func (c *commit) replace() error {
 // catchUpOn is catchUp for a session that is about to be replaced: its values
 // count only if they stay.
 func (c *commit) catchUpOn(ln *lane, old **Record) error {
-	if !c.keepsValues(*old) {
-		if ln.saved != nil && ln.saved.Version > (*old).Version {
-			*old = ln.saved
-		}
-		return nil
-	}
-	if err := c.catchUp(ln); err != nil {
+	if c.keepsValues(*old) {
+		err := c.catchUp(ln)
+		*old = c.rec
 		return err
 	}
-	*old = c.rec
+	switch {
+	case ln.saved != nil && ln.saved.Version > (*old).Version:
+		*old = ln.saved
+	case c.stale:
+		rec, err := c.reload(c.token)
+		if err != nil {
+			return err
+		}
+		*old, c.stale = rec, false
+	}
 	return nil
 }
 
@@ -378,7 +383,7 @@ func (c *commit) replaceRecord(old *Record) error {
 	} else {
 		fresh.User, fresh.Created, fresh.SignedIn, fresh.Device = old.User, old.Created, old.SignedIn, old.Device
 	}
-	token := c.token
+	token, send := c.token, c.send
 	if err := c.create(fresh); err != nil {
 		return err
 	}
@@ -390,7 +395,7 @@ func (c *commit) replaceRecord(old *Record) error {
 				c.m.log.Warn("session: a new session that nobody holds could not be deleted; it will expire", "id", mine.ID, "error", e)
 			}
 		}
-		c.rec, c.token, c.send = old, token, sendNothing
+		c.rec, c.token, c.send = old, token, send
 		return err
 	}
 	if err := c.trim(mine, old); err != nil {
@@ -413,6 +418,7 @@ func (c *commit) claim(old *Record, token string) error {
 		marker := *old
 		marker.User, marker.Data, marker.SignedIn = "", nil, time.Time{}
 		marker.Replaced = true
+		marker.Deadline = c.m.latest(old)
 		marker.Device = c.rec.ID // who won, for the winner that got no answer
 		marker.Seen = c.m.now()
 		marker.Expires = marker.Seen.Add(replacedFor)

@@ -290,16 +290,6 @@ func TestCookieForgedIsCheap(t *testing.T) {
 	}
 }
 
-// bytesPerRun is how many bytes f allocates.
-func bytesPerRun(f func()) int64 {
-	r := testing.Benchmark(func(b *testing.B) {
-		for range b.N {
-			f()
-		}
-	})
-	return r.AllocedBytesPerOp()
-}
-
 func FuzzCookieToken(f *testing.F) {
 	s, err := session.NewCookieStore([][]byte{testKey(1)}, &session.CookieOptions{Irrevocable: true, Now: hostileClock().Now})
 	if err != nil {

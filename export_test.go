@@ -1,5 +1,12 @@
 package session
 
+import (
+	"context"
+	"net/url"
+	"testing"
+	"time"
+)
+
 // ScanObject is scanObject for the tests: names and raw values in order.
 func ScanObject(data []byte) (names, values []string, err error) {
 	var room [8]member
@@ -33,3 +40,21 @@ func AppendCookiePayload(rec *Record, generation string) ([]byte, error) {
 }
 
 var ParseCookiePayload = parseCookiePayload
+
+var SmallOrderY = smallOrderY
+
+// RegisterForTest makes Open know a scheme until the test ends.
+func RegisterForTest(t testing.TB, scheme string, open func() Store) {
+	Register(scheme, func(context.Context, *url.URL) (Store, error) { return open(), nil })
+	t.Cleanup(func() {
+		openers.Lock()
+		defer openers.Unlock()
+		delete(openers.m, scheme)
+	})
+}
+
+// LongestLife is the longest that a token of a client-side store lives.
+func LongestLife(s Store) time.Duration {
+	l, _ := As[interface{ longestLife() time.Duration }](s)
+	return l.longestLife()
+}

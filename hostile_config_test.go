@@ -114,6 +114,9 @@ func TestHostileConfigurations(t *testing.T) {
 			if len(v.Message) == 0 {
 				t.Error("the vector does not say what the message must contain")
 			}
+			if n := strings.Count(err.Error(), session.ErrConfig.Error()); n != 1 || strings.Contains(err.Error(), "%!") {
+				t.Errorf("a garbled message: %v", err)
+			}
 			for _, s := range v.Message {
 				if !strings.Contains(err.Error(), s) {
 					t.Errorf("%q does not say %q", err, s)

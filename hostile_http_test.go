@@ -336,7 +336,7 @@ func (h *hostileSite) checkNone(t *testing.T, a *answer, proto string, res *http
 		t.Errorf("%s: writing gave %+v, reading gave ID %s", proto, wrote, a.ID)
 	}
 	for _, token := range presented {
-		if session.ID(token) == wrote.ID || strings.Contains(fmt.Sprint(res.Header), token) && token != "" {
+		if session.ID(token) == wrote.ID || len(token) > 20 && strings.Contains(fmt.Sprint(res.Header), token) {
 			t.Errorf("%s: the presented token %.100q was adopted", proto, token)
 		}
 		if rec, err := h.store.Store.Load(t.Context(), token); err == nil {

@@ -28,7 +28,12 @@ var errNotObject = errors.New("not one JSON object with distinct names in UTF-8"
 // It allocates only if dst is too short, a name has escapes, or there are very
 // many members.
 func scanObject(data []byte, dst []member) ([]member, error) {
-	s := jsonScanner{data: data}
+	return scanObjectDepth(data, dst, maxJSONDepth)
+}
+
+// scanObjectDepth is scanObject with another bound for the depth.
+func scanObjectDepth(data []byte, dst []member, depth int) ([]member, error) {
+	s := jsonScanner{data: data, limit: depth}
 	first := len(dst)
 	dst, ok := s.members(dst)
 	if !ok || !utf8.Valid(data) || !distinct(dst[first:]) {
@@ -68,8 +73,9 @@ func distinct(members []member) bool {
 // jsonScanner walks over a JSON text (RFC 8259). Its methods tell whether what
 // they expect stands at data[at:], and leave at behind it.
 type jsonScanner struct {
-	data []byte
-	at   int
+	data  []byte
+	at    int
+	limit int // how deep arrays and objects may nest
 }
 
 func (s *jsonScanner) members(dst []member) ([]member, bool) {
@@ -128,7 +134,7 @@ func (s *jsonScanner) value(depth int) bool {
 }
 
 func (s *jsonScanner) nested(open byte, depth int) bool {
-	if depth > maxJSONDepth {
+	if depth > s.limit {
 		return false
 	}
 	closing := open + 2 // ']' and '}' in ASCII

@@ -292,7 +292,7 @@ func plusL(sig []byte) []byte {
 }
 
 // publicBytes is what somebody who confuses algorithms takes for an HMAC key.
-func publicBytes(t *testing.T, public crypto.PublicKey, form string) []byte {
+func publicBytes(t testing.TB, public crypto.PublicKey, form string) []byte {
 	t.Helper()
 	der, err := x509.MarshalPKIXPublicKey(public)
 	if err != nil {

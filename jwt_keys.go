@@ -96,7 +96,7 @@ func newJWTKey(in JWTKey) (*jwtKey, error) {
 	case "ES256", "RS256", "PS256", "EdDSA":
 		err = k.usePublicKey(in.Key)
 	default:
-		err = fmt.Errorf("Alg is %q; it takes one of %q", in.Alg, jwtAlgs)
+		err = fmt.Errorf("field Alg is %q; it takes one of %q", in.Alg, jwtAlgs)
 	}
 	if err != nil {
 		return nil, err

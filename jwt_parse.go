@@ -16,6 +16,10 @@ const (
 	jwtType = "session+jwt" // RFC 8725, 3.11: no token for another purpose passes
 
 	maxSeconds = maxMilli / 1000
+
+	// maxJWTHeader bounds a header, which nobody has signed yet. Ours has 144
+	// characters at most.
+	maxJWTHeader = 512
 )
 
 // openJWT returns the claims of a token that one of the keys signed, nil for
@@ -50,6 +54,9 @@ func openJWT(token string, keys map[string]*jwtKey) []byte {
 // alg, typ and kid and nothing else: what is not understood must not be
 // passed over (RFC 7515, 4.1.11), and no key comes from the token.
 func jwtHeaderKey(header string, keys map[string]*jwtKey) *jwtKey {
+	if len(header) > maxJWTHeader {
+		return nil
+	}
 	text, err := b64.DecodeString(header)
 	if err != nil {
 		return nil
@@ -87,7 +94,7 @@ type jwtClaims struct {
 // that the registered names give a meaning to is checked; others are ignored.
 func (s *JWTStore) parseJWTClaims(text []byte) (c jwtClaims, ok bool) {
 	var room [16]member
-	members, err := scanObject(text, room[:0])
+	members, err := scanObjectDepth(text, room[:0], maxJSONDepth+1) // the values are one level down
 	if err != nil {
 		return c, false
 	}

@@ -102,6 +102,7 @@ type Manager struct {
 	log         *slog.Logger
 
 	lanes      *lanes
+	lastSignIn atomic.Int64
 	mismatched sync.Map // names of keys whose type did not fit
 	stats      struct{ unreadable, conflicts, dropped, failures atomic.Int64 }
 }
@@ -153,6 +154,9 @@ func New(store Store, opts *Options) (*Manager, error) {
 	if m.log == nil {
 		m.log = slog.Default()
 	}
+	if l, ok := As[interface{ longestLife() time.Duration }](store); ok && max(m.lifetime, opts.PersistLifetime) > l.longestLife() {
+		return nil, configError("Options.Lifetime or PersistLifetime is longer than the %v that the store accepts of a token; raise the store's Lifetime or shorten these", l.longestLife())
+	}
 	m.idle = max(m.idle, 0)
 	m.touchEvery, m.resealAfter = m.idle/10, m.idle/2
 	if m.idle == 0 {
@@ -170,7 +174,9 @@ func New(store Store, opts *Options) (*Manager, error) {
 // sent. A handler that never calls From costs no call of the store, no header
 // and no cookie. Wrapping a handler twice is wrapping it once.
 //
-// A panic in next commits nothing and goes on up.
+// A panic in next commits nothing and goes on up. A handler that takes over the
+// connection (Hijack) writes the header itself: a new token is in w.Header()
+// then, as Set-Cookie.
 func (m *Manager) Handler(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if r.Context().Value(m) != nil {
@@ -325,8 +331,35 @@ func (m *Manager) times(created, now time.Time, persist bool) (deadline, expires
 	return deadline, expires
 }
 
+// latest is when the last token of the session ends, whatever another request
+// makes of Persist meanwhile.
+func (m *Manager) latest(rec *Record) time.Time {
+	if rec.Created.IsZero() {
+		return rec.Deadline
+	}
+	return rec.Created.Add(max(m.lifetime, m.opts.PersistLifetime))
+}
+
 // now is the clock's time as records keep it.
 func (m *Manager) now() time.Time { return m.clock().UTC().Truncate(time.Millisecond) }
+
+// signInTime is now. With MaxSessions, two sign-ins of one process are at least a
+// millisecond apart, so that it is known which is the older.
+func (m *Manager) signInTime() time.Time {
+	now := m.now()
+	if m.opts.MaxSessions == 0 {
+		return now
+	}
+	for {
+		last, at := m.lastSignIn.Load(), now.UnixMilli()
+		if at <= last && last-at < 1000 {
+			at = last + 1
+		}
+		if m.lastSignIn.CompareAndSwap(last, at) {
+			return time.UnixMilli(at).UTC()
+		}
+	}
+}
 
 // at is now, if the caller has just asked time.Now.
 func (m *Manager) at(wall time.Time) time.Time {

@@ -51,6 +51,10 @@ func Open(ctx context.Context, rawURL string) (Store, error) {
 		// url.Error carries the URL, and with it a password.
 		return nil, configError("the store's URL cannot be parsed; write it as scheme://host/…?name=value, with special characters escaped")
 	}
+	if strings.Contains(rawURL, "#") {
+		// It would cut the rest off: a host, or the end of a password.
+		return nil, configError("the store's URL has a # in it; escape special characters (@ is %%40, / is %%2F, ? is %%3F, # is %%23)")
+	}
 	openers.RLock()
 	open := openers.m[strings.ToLower(u.Scheme)]
 	openers.RUnlock()

@@ -49,7 +49,7 @@ func TestRedisACL(t *testing.T) {
 	t.Setenv("REDIS_PASSWORD", "secret")
 	for _, replicas := range []string{"0", "1"} {
 		primary.Client.FlushAll(t.Context())
-		store := openRedis(t, "redis://"+primary.Addr+"/2?username=app&password=env:REDIS_PASSWORD&replicas="+replicas+patientURL)
+		store := openRedis(t, "redis://"+primary.Addr+"/2?username=app&password=env:REDIS_PASSWORD&read_timeout=20s&replica_timeout=10s&replicas="+replicas)
 		client := redis.NewClient(redisOptions(primary.Addr))
 		defer client.Close()
 		e := &redisEnv{store: store, client: client, clock: &redisClock{}, prefix: "session:"}

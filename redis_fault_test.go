@@ -271,12 +271,10 @@ func TestRedisReplicas(t *testing.T) {
 	client := redis.NewClient(redisOptions(primary.Addr))
 	defer client.Close()
 	e := newRedisEnv(t, client)
-	waiting := func(timeout time.Duration) *session.RedisStore {
-		return session.NewRedisStore(client, &session.RedisOptions{
-			Prefix: e.prefix, Replicas: 2, ReplicaTimeout: timeout, Now: e.clock.Now,
-		})
+	patience := func(d time.Duration) {
+		e.store = session.NewRedisStore(client, &session.RedisOptions{Prefix: e.prefix, Replicas: 2, ReplicaTimeout: d, Now: e.clock.Now})
 	}
-	e.store = waiting(4 * time.Second)
+	patience(10 * time.Second)
 	client.ScriptFlush(ctx)
 	rec, token := e.create(t, "ann")
 	rec.Version = 1
@@ -290,7 +288,7 @@ func TestRedisReplicas(t *testing.T) {
 	wantErr(t, "save an old version", err, session.ErrConflict)
 
 	replicas[0].Pause()
-	e.store = waiting(200 * time.Millisecond)
+	patience(500 * time.Millisecond)
 	few := func(what string, err error) {
 		t.Helper()
 		if err == nil || !strings.Contains(err.Error(), " of 2 replicas") || !strings.Contains(err.Error(), "applied on the primary") {
@@ -318,7 +316,7 @@ func TestRedisReplicas(t *testing.T) {
 	few("delete user", err)
 
 	replicas[0].Resume()
-	e.store = waiting(4 * time.Second)
+	patience(10 * time.Second)
 	if err := e.store.Delete(ctx, other.ID); err != nil {
 		t.Errorf("delete again: %v", err)
 	}
@@ -335,7 +333,7 @@ func TestRedisReplicasLostAnswer(t *testing.T) {
 	o.MaxRetries = 1
 	client := redis.NewClient(o)
 	defer client.Close()
-	behind := session.NewRedisStore(client, &session.RedisOptions{Prefix: e.prefix, Replicas: 1, ReplicaTimeout: 4 * time.Second})
+	behind := session.NewRedisStore(client, &session.RedisOptions{Prefix: e.prefix, Replicas: 1, ReplicaTimeout: 10 * time.Second})
 	_, token := e.create(t, "ann")
 	rec := e.load(t, token)
 	proxy.loseNext(1, func() {})

@@ -129,7 +129,7 @@ func (w *replicated) try(ctx context.Context, node *redis.Client, asking bool, e
 	if code, err = done.Int64(); err != nil {
 		return 0, 0, err
 	}
-	if code <= 0 && w.script == saveScript {
+	if code <= 0 && (w.script == saveScript || w.script == updateScript) {
 		return code, int64(w.n), nil // nothing was written
 	}
 	acked, err = count.Int64()

@@ -103,6 +103,43 @@ end
 return 1
 `))
 
+// updateScript is saveScript for what most saves are: an update of a record
+// whose user and lifetime stay. It reads no more of the record than it needs
+// and copies none of it twice; anything else it leaves to saveScript.
+//
+//	KEYS  the record
+//	ARGV  text up to the end of the write's name, text behind the trail,
+//	      version before, now, milliseconds to live,
+//	      created, deadline and user as in the text ("" if there is no index)
+var updateScript = redis.NewScript(strings.NewReplacer(
+	"EXPIRES_FROM", strconv.Itoa(RecordExpires+1),
+	"EXPIRES_TO", strconv.Itoa(RecordExpires+timeDigits),
+	"TRAIL_FROM", strconv.Itoa(RecordTrail+1),
+	"TRAIL_KEEP", strconv.Itoa(RecordTrail+TrailLen-writeLen),
+	"REST", strconv.Itoa(RecordTrail+TrailLen+2),
+	"NAME", strconv.Itoa(-writeLen),
+	"LEN", strconv.Itoa(writeLen),
+).Replace(`
+local sub = string.sub
+local old = redis.call('GETRANGE', KEYS[1], 0, 223)
+if old == '' then return 0 end
+local _, _, stored, created, deadline, user = string.find(old, '^(%d+) (%d+) (%S+) %S+ %S+ (%S*) ', REST)
+local expires = tonumber(sub(old, EXPIRES_FROM, EXPIRES_TO))
+if not stored or not expires then return -2 end
+local now = tonumber(ARGV[4])
+if now >= expires or deadline ~= '-' and now >= created + deadline then return 0 end
+if stored ~= ARGV[3] then
+	local age = stored - ARGV[3] - 1
+	if age >= 0 and age <= 2 and sub(old, TRAIL_FROM + age*LEN, TRAIL_FROM + age*LEN + LEN - 1) == sub(ARGV[1], NAME) then
+		return 1
+	end
+	return -1
+end
+if ARGV[6] ~= '' and (created ~= ARGV[6] or deadline ~= ARGV[7] or user ~= ARGV[8]) then return -2 end
+redis.call('SET', KEYS[1], ARGV[1] .. sub(old, TRAIL_FROM, TRAIL_KEEP) .. ARGV[2], 'PX', ARGV[5])
+return 1
+`))
+
 // enterScript writes an index entry before its record, where they lie on
 // different servers. KEYS: the index. ARGV: ID, score, now.
 var enterScript = redis.NewScript(luaEnter + `

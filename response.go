@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -104,20 +105,25 @@ func (q *request) commit(s *Session) error {
 		return err
 	}
 	s.touch(q.Context)
-	switch s.send {
-	case sendSet:
+	q.tell(s)
+	return nil
+}
+
+// tell puts what the client is to be told of its token into the header.
+func (q *request) tell(s *Session) {
+	switch {
+	case s.send == sendSet && s.rec != nil: // nil: Destroy was called, and failed
 		var expires time.Time
 		if s.rec.Persist {
 			expires = s.rec.Deadline
 		}
 		q.m.transport.SetToken(q.out.inner, q.r, s.token, expires)
-	case sendClear:
+	case s.send == sendClear:
 		q.m.transport.ClearToken(q.out.inner, q.r)
 	default:
-		return nil
+		return
 	}
 	q.keepPrivate()
-	return nil
 }
 
 // keepPrivate keeps shared caches from handing one user's token to another
@@ -126,24 +132,31 @@ func (q *request) commit(s *Session) error {
 func (q *request) keepPrivate() {
 	h := q.out.inner.Header()
 	var own []string
-	for _, name := range []string{"Cache-Control", "CDN-Cache-Control", "Surrogate-Control"} {
-		lines := h.Values(name)
-		if name == "Cache-Control" && isPrivate(lines) {
-			continue
-		}
-		// The targeted fields (RFC 9213) would overrule Cache-Control.
-		if len(lines) > 0 && !isPrivate(lines) {
+	for name, lines := range h {
+		if forCaches(name) && !isPrivate(lines) {
 			own = append(own, name+": "+strings.Join(lines, ", "))
-			h.Del(name)
-		}
-		if name == "Cache-Control" {
-			h.Set(name, "no-store")
+			delete(h, name)
 		}
 	}
+	if !isPrivate(h["Cache-Control"]) {
+		h.Set("Cache-Control", "no-store")
+	}
 	if len(own) > 0 {
+		slices.Sort(own)
 		q.m.log.Warn("session: a response that sets the token must not be cached for others; its header was replaced by Cache-Control: no-store",
 			"path", q.r.URL.Path, "was", strings.Join(own, "; "))
 	}
+}
+
+// forCaches tells whether a header says what caches may keep: Cache-Control, a
+// targeted field (RFC 9213; CDN-Cache-Control and those of single vendors) or an
+// older one, which would all overrule it.
+func forCaches(name string) bool {
+	switch name {
+	case "Cache-Control", "Surrogate-Control", "Edge-Control", "X-Accel-Expires":
+		return true
+	}
+	return strings.HasSuffix(name, "-Cache-Control")
 }
 
 func isPrivate(lines []string) bool {
@@ -179,6 +192,11 @@ func (q *request) abort(err error) {
 		h[name] = lines
 	}
 	addVary(h, q.m.vary)
+	if s, _, _ := q.state(); s != nil {
+		s.mu.Lock()
+		q.tell(s) // what an earlier Save did stays done: the old token may be dead
+		s.mu.Unlock()
+	}
 	level := slog.LevelError
 	if q.Context.Err() != nil {
 		level = slog.LevelDebug // the client has gone, and took the request's context with it

@@ -155,7 +155,8 @@ func TestWriterClaimsWhatTheInnerOneHas(t *testing.T) {
 				_, h := w.(http.Hijacker)
 				_, r := w.(io.ReaderFrom)
 				_, p := w.(http.Pusher)
-				_, c := w.(http.CloseNotifier) //nolint:staticcheck // that it is not claimed
+				//lint:ignore SA1019 it must not be claimed
+				_, c := w.(http.CloseNotifier)
 				want := [5]bool{strings.Contains(abilities, "F"), strings.Contains(abilities, "H"), strings.Contains(abilities, "R")}
 				if got := [5]bool{f, h, r, p, c}; got != want {
 					t.Errorf("Flusher, Hijacker, ReaderFrom, Pusher, CloseNotifier: %v, want %v", got, want)

@@ -184,6 +184,9 @@ func (r *revocations) gone(rec *Record, tag *tokenTag) bool {
 // saveMarker stores a Replaced marker: the old token stays authentic until the
 // session's Deadline, so the entry stays too, while the marker is shown until
 // its own Expires only.
+//
+// The marker names no user, so only the Tag of the session's last Load tells
+// that DeleteUser ended it meanwhile; without one that goes unnoticed here.
 func (r *revocations) saveMarker(ctx context.Context, rec *Record) error {
 	if r.store == nil {
 		return nil // as said: Renew and SetUser do not kill copies

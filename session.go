@@ -192,7 +192,7 @@ func (s *Session) SetUser(user string) {
 		s.persist, s.persists = false, false
 	}
 	s.nextToken()
-	s.signIn, s.nextUser, s.at = true, user, s.m.now()
+	s.signIn, s.nextUser, s.at = true, user, s.m.signInTime()
 	s.replaced, s.mute = false, false
 }
 

@@ -157,7 +157,6 @@ type site struct {
 type answer struct {
 	ID, User, Value string
 	New, Replaced   bool
-	Token           string // the request's, for tests that reflect nothing else
 }
 
 var keyValue = session.NewKey[string]("value")

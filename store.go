@@ -240,7 +240,8 @@ func List(ctx context.Context, s Store, user string) iter.Seq2[Info, error] {
 }
 
 // DeleteUser ends every session of user in s but the one with the ID keep, and
-// tells how many; errors.ErrUnsupported if s cannot.
+// tells how many; errors.ErrUnsupported if s cannot. After Renew or SetUser call
+// Save first: the session that keep names has to be there.
 func DeleteUser(ctx context.Context, s Store, user, keep string) (int, error) {
 	if d, ok := As[UserDeleter](s); ok {
 		return d.DeleteUser(ctx, user, keep)

@@ -61,7 +61,7 @@ func openRevoked(ctx context.Context, kind, rawURL string) (Store, error) {
 // onlyParams refuses a host or path where there are only parameters.
 func onlyParams(u *url.URL) error {
 	if u.Host != "" || u.Path != "" || u.Opaque != "" || u.User != nil || u.Fragment != "" {
-		return configError("%s: takes only parameters; write %[1]s:?name=value&name=value, with special characters escaped", u.Scheme)
+		return configError("%s: takes only parameters; write %s:?name=value&name=value, with special characters escaped", u.Scheme, u.Scheme)
 	}
 	return nil
 }
@@ -316,5 +316,6 @@ func (s *CookieStore) DeleteUser(ctx context.Context, user, keep string) (int, e
 // Close closes Revoked if Open made it.
 func (s *CookieStore) Close() error { return s.revoked.close() }
 
-// longestLife is the longest that a token lives.
+// longestLife is the longest that a session lives, whatever the manager's
+// lifetimes are.
 func (s *CookieStore) longestLife() time.Duration { return s.revoked.life }

@@ -364,7 +364,8 @@ func (s *JWTStore) DeleteUser(ctx context.Context, user, keep string) (int, erro
 // Close closes Revoked if Open made it.
 func (s *JWTStore) Close() error { return s.revoked.close() }
 
-// longestLife is the longest that a token lives.
+// longestLife is the longest that a token can be made to live; a Save that asks
+// for more fails.
 func (s *JWTStore) longestLife() time.Duration { return s.revoked.life }
 
 // JWKS serves the public keys as a JWK set (RFC 7517), for services that verify

@@ -1,6 +1,7 @@
 package session
 
 import (
+	"bytes"
 	"cmp"
 	"context"
 	"crypto/sha256"
@@ -108,7 +109,7 @@ func NewRedisStore(client redis.UniversalClient, opts *RedisOptions) *RedisStore
 	s.apart.Store(true)
 	switch c := client.(type) {
 	case *redis.Client:
-		s.deadlines = c.Options().ContextTimeoutEnabled
+		s.client, s.deadlines = withDeadlines(c), true
 		s.apart.Store(false)
 	case *redis.ClusterClient:
 		s.deadlines = c.Options().ContextTimeoutEnabled
@@ -118,6 +119,18 @@ func NewRedisStore(client redis.UniversalClient, opts *RedisOptions) *RedisStore
 		}
 	}
 	return s
+}
+
+// withDeadlines returns a copy of c, on the same connections, that returns at a
+// context's deadline. By default go-redis ignores it.
+func withDeadlines(c *redis.Client) *redis.Client {
+	if c.Options().ContextTimeoutEnabled {
+		return c
+	}
+	copied := c.WithTimeout(c.Options().ReadTimeout) // its options are its own
+	copied.Options().WriteTimeout = c.Options().WriteTimeout
+	copied.Options().ContextTimeoutEnabled = true
+	return copied
 }
 
 // Close closes the client that Open made.
@@ -177,6 +190,12 @@ func (s *RedisStore) Save(ctx context.Context, rec *Record) (string, error) {
 	if rec.User != "" && !rec.Replaced && ttl > 0 {
 		index, score = s.index(rec.User), redisScore(rec)
 	}
+	if rec.Version > 0 && ttl > 0 {
+		code, err := s.update(ctx, rec, text, now, ttl, index != "")
+		if err != nil || code != redisIndex {
+			return "", s.saveError(code, err)
+		}
+	}
 	// A new record needs its index entry; of an updated one the script knows.
 	entered := index == "" || rec.Version > 0
 	for {
@@ -196,18 +215,44 @@ func (s *RedisStore) Save(ctx context.Context, rec *Record) (string, error) {
 		switch {
 		case err != nil && len(keys) > 1 && redis.HasErrorPrefix(err, "CROSSSLOT"):
 			s.apart.Store(true) // a proxy in front of several servers
-		case err != nil:
-			return "", s.redisError("save", err)
-		case code == redisIndex:
+		case err == nil && code == redisIndex:
 			entered = false
-		case code == redisConflict:
-			return "", ErrConflict
-		case code == redisGone:
-			return "", ErrNotFound
 		default:
-			return "", nil
+			return "", s.saveError(code, err)
 		}
 	}
+}
+
+// update saves the next version of a record; redisIndex if that takes
+// saveScript.
+func (s *RedisStore) update(ctx context.Context, rec *Record, text []byte, now, ttl int64, indexed bool) (int64, error) {
+	var created, deadline, user string
+	if indexed {
+		rest := fieldReader{rest: string(text[recordRest:bytes.IndexByte(text, '\n')])}
+		rest.next() // version
+		created, deadline = rest.next(), rest.next()
+		rest.next() // signed in
+		rest.next() // flags
+		user = rest.next()
+	}
+	const named = RecordTrail + writeLen
+	code, err := s.write(ctx, updateScript, []string{s.key(rec.ID)}, text[:named], text[recordRest-1:], rec.Version, now, ttl, created, deadline, user)
+	if err != nil && strings.Contains(err.Error(), "WRONGTYPE") {
+		return redisGone, nil // what stands there is no record
+	}
+	return code, err
+}
+
+func (s *RedisStore) saveError(code int64, err error) error {
+	switch {
+	case err != nil:
+		return s.redisError("save", err)
+	case code == redisConflict:
+		return ErrConflict
+	case code == redisGone:
+		return ErrNotFound
+	}
+	return nil
 }
 
 // Delete implements Store.

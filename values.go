@@ -133,6 +133,9 @@ func encodeValue[T any](v T) ([]byte, error) {
 	if !utf8.Valid(b) || hasReplacement(b) {
 		return nil, errNotUTF8
 	}
+	if scan := (jsonScanner{data: b, limit: maxJSONDepth}); !scan.value(2) {
+		return nil, fmt.Errorf("nests deeper than %d", maxJSONDepth)
+	}
 	return b, nil
 }
 

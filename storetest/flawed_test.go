@@ -226,7 +226,7 @@ func (s *flawedStore) Save(_ context.Context, rec *session.Record) (string, erro
 	case rec.Version > 0 && old != nil && old.Version != rec.Version && !s.has("the last writer wins"):
 		return "", session.ErrConflict
 	}
-	if s.has("compares, then writes") {
+	if s.has("compares, then writes") || s.has("the last writer wins") {
 		s.mu.Unlock()
 		time.Sleep(100 * time.Microsecond) // long enough for the others to compare too
 		s.mu.Lock()

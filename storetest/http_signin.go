@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net/http"
 	"net/url"
+	"strings"
 	"time"
 
 	"github.com/distsession/session"
@@ -28,6 +29,8 @@ var signInPromises = []promise{
 }
 
 var serverSignInPromises = []promise{
+	{"a change that races a sign-in is in the new session or reported as dropped", changeRacesSignIn},
+	{"of 20 sign-ins on one old session at once one wins", manySignIns},
 	{"a user sees the devices and signs one out", devices},
 	{"a user has at most MaxSessions sessions, and the oldest end", maxSessions},
 }
@@ -338,6 +341,79 @@ func signInAfterEverywhere(t *place) {
 			b.see(n, "/read").shows(t, "after a new sign-in", "alice", "")
 		}
 	}
+}
+
+func changeRacesSignIn(t *place) {
+	nodes := []*node{t.node(session.Options{}), t.node(session.Options{})}
+	for _, n := range nodes {
+		n.handle("/count", func(w http.ResponseWriter, r *http.Request, s *session.Session) {
+			if s.Replaced() {
+				fmt.Fprint(w, "too late")
+				return
+			}
+			count.Update(s, func(n int) int { return n + 1 })
+			fmt.Fprint(w, s.Save(r.Context()))
+		})
+	}
+	for round := range t.rounds() / 4 {
+		b := t.browser()
+		b.see(nodes[0], "/set?cart=book")
+		tabs := []<-chan *answer{}
+		for i := range 6 {
+			tabs = append(tabs, b.copy().start(nodes[i%2], "/count"))
+		}
+		b.see(nodes[round%2], "/signin?user=alice")
+		kept := 0
+		for _, c := range tabs {
+			switch a := receive(t, "an answer", c); {
+			case a.body == "<nil>":
+				kept++
+			case a.body != "too late" && !strings.Contains(a.body, session.ErrNotFound.Error()):
+				t.Fatalf("a change during a sign-in: %s", a.body)
+			}
+		}
+		if a := b.see(nodes[0], "/read"); a.Count != kept || a.User != "alice" || a.Cart != "book" {
+			t.Fatalf("round %d: %d changes were acknowledged; the new session is %s", round, kept, a.body)
+		}
+	}
+}
+
+func manySignIns(t *place) {
+	nodes := []*node{t.node(session.Options{}), t.node(session.Options{})}
+	b := t.browser()
+	b.see(nodes[0], "/set?cart=book")
+	gate := t.gate()
+	for _, n := range nodes {
+		n.handle("/storm", func(w http.ResponseWriter, r *http.Request, s *session.Session) {
+			if gate.wait(r.Context()) != nil {
+				return
+			}
+			s.SetUser("alice")
+			writePage(w, show(s))
+		})
+	}
+	answers := make([]<-chan *answer, 20)
+	for i := range answers {
+		answers[i] = b.copy().start(nodes[i%2], "/storm")
+	}
+	for range answers {
+		receive(t, "a sign-in's load", gate.Arrived())
+	}
+	gate.Open()
+	won := 0
+	for _, c := range answers {
+		a := receive(t, "an answer", c)
+		if a.status != http.StatusOK {
+			t.Errorf("status %d, body %q", a.status, a.body)
+		}
+		if a.setsCookie() {
+			won++
+		}
+	}
+	if won != 1 {
+		t.Errorf("%d of %d sign-ins won; want 1", won, len(answers))
+	}
+	t.live(nodes[0], "alice", 1)
 }
 
 func devices(t *place) {

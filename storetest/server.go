@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"runtime"
 	"sync"
 	"testing"
 	"time"
@@ -301,6 +302,7 @@ func increment(t *place, s session.Store, token string) error {
 			return fmt.Errorf("the counter is %q", rec.Data)
 		}
 		rec.Data = fmt.Append(nil, n+1)
+		runtime.Gosched() // let another come between
 		switch _, err = s.Save(t.Context(), rec); {
 		case err == nil:
 			return nil

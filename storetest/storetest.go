@@ -74,7 +74,7 @@ func (c *Clock) Advance(d time.Duration) { c.moved.Add(int64(d)) }
 
 // Run tests every promise of session.Store and of each ability that the store
 // has. It calls fresh once for every subtest; each call returns a place of its
-// own, with keys of its own.
+// own, with keys of its own. With -short there are fewer rounds of each race.
 func Run(t *testing.T, fresh func(t *testing.T) Backend) {
 	run(t, fresh, storePromises)
 }

@@ -119,7 +119,7 @@ func open(ctx context.Context, rawURL string) (session.Store, error) {
 	defer cancel()
 	if _, err := store.Load(ctx, session.NewToken()); !errors.Is(err, session.ErrNotFound) {
 		return nil, errors.Join(
-			fmt.Errorf("the store %s does not answer: %w\nIs it running, and is that its address? Without any server: -store memory:", Redact(rawURL), err),
+			fmt.Errorf("the store %s does not answer; check that it is running and that this is its address, or use -store memory: which needs no server: %w", Redact(rawURL), err),
 			session.Close(store))
 	}
 	return store, nil

@@ -155,7 +155,7 @@ func TestRunRefuses(t *testing.T) {
 	}{
 		{"no such store", shop.Config{Store: "nosuch://u:hunter2@h"}, `"nosuch" is not known`},
 		{"a parameter that is none", shop.Config{Store: "memory:?maximum=3"}, "known: max"},
-		{"a server that does not answer", shop.Config{Store: "unreachable://u:hunter2@h"}, "unreachable://…@h does not answer: connection refused"},
+		{"a server that does not answer", shop.Config{Store: "unreachable://u:hunter2@h"}, "unreachable://…@h does not answer; check that it is running"},
 		{"an address that is none", shop.Config{Store: "memory:", Addr: "127.0.0.1:x"}, "-addr"},
 	} {
 		ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
