@@ -43,8 +43,8 @@ type RedisOptions struct {
 //
 // Open takes redis:// and rediss:// (one server), redis+cluster:// and
 // redis+sentinel:// (rediss+… for TLS), and chooses timeouts that suit a
-// request. A client that is passed to NewRedisStore should have
-// ContextTimeoutEnabled, timeouts of about a second and, on a Cluster, a
+// request. A client that is passed to NewRedisStore should have timeouts of
+// about a second and, on a Cluster, ContextTimeoutEnabled and a
 // ClusterStateReloadInterval of a second; Check tells what it lacks. A record
 // is one string, Prefix and ID, and a user's sessions are one sorted set,
 // Prefix, "user:" and a hash of the user's name.
