@@ -469,7 +469,7 @@ func (c *commit) takeOver(old *Record) error {
 	if err := c.fill(&next); err != nil {
 		return err
 	}
-	if bytes.Equal(next.Data, mine.Data) {
+	if bytes.Equal(next.Data, mine.Data) && next.Persist == mine.Persist {
 		return nil
 	}
 	sealed, err := c.save(&next)

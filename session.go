@@ -324,6 +324,9 @@ func (s *Session) use(rec *Record) error {
 		return err
 	}
 	s.rec = rec
+	if !s.persists {
+		s.persist = rec.Persist
+	}
 	return s.replay()
 }
 

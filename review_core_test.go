@@ -1,0 +1,48 @@
+package session_test
+
+import (
+	"net/http"
+	"testing"
+	"time"
+
+	"github.com/distsession/session"
+)
+
+// meanwhile runs what another node does, between this request's load and its
+// next save.
+func meanwhile(store *hooked, other func()) {
+	store.save = func(_ *session.Record, save func() (string, error)) (string, error) {
+		store.save = nil
+		other()
+		return save()
+	}
+}
+
+func TestPersistOfAnotherRequestSurvives(t *testing.T) {
+	for _, c := range []struct {
+		name   string
+		change func(s *session.Session)
+	}{
+		{"a value", func(s *session.Session) { keyCart.Set(s, "coffee") }},
+		{"a renewal", func(s *session.Session) { s.Renew() }},
+		{"a sign-in", func(s *session.Session) { s.SetUser("alice") }},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			store := &hooked{MemoryStore: session.NewMemoryStore(nil)}
+			opts := session.Options{PersistLifetime: 30 * 24 * time.Hour}
+			here, there := newManager(t, store, &opts), newManager(t, store.MemoryStore, &opts)
+			_, cookie := do(here, "", sets(keyCart, "tea"))
+			meanwhile(store, func() {
+				do(there, cookie, func(s *session.Session, _ http.ResponseWriter, _ *http.Request) { s.Persist(true) })
+			})
+			_, cookie = do(here, cookie, func(s *session.Session, _ http.ResponseWriter, _ *http.Request) { c.change(s) })
+			s, err := here.Session(t.Context(), cookie)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if !s.Persistent() || s.Deadline().Sub(s.Created()) != opts.PersistLifetime {
+				t.Errorf("persistent %t, lives %v", s.Persistent(), s.Deadline().Sub(s.Created()))
+			}
+		})
+	}
+}
