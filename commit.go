@@ -60,6 +60,7 @@ func (s *Session) dropped() {
 	s.forget()
 	s.note(ErrNotFound)
 	s.rec, s.mute, s.send = nil, true, sendNothing
+	s.persist = false
 	s.view.reset(nil)
 }
 

@@ -1,6 +1,7 @@
 package session_test
 
 import (
+	"errors"
 	"net/http"
 	"testing"
 	"time"
@@ -44,5 +45,27 @@ func TestPersistOfAnotherRequestSurvives(t *testing.T) {
 				t.Errorf("persistent %t, lives %v", s.Persistent(), s.Deadline().Sub(s.Created()))
 			}
 		})
+	}
+}
+
+func TestSignInAfterADropStartsWithoutPersist(t *testing.T) {
+	store := &hooked{MemoryStore: session.NewMemoryStore(nil)}
+	m := newManager(t, store, nil)
+	_, cookie := do(m, "", func(s *session.Session, _ http.ResponseWriter, _ *http.Request) {
+		s.SetUser("alice")
+		s.Persist(true)
+	})
+	res, _ := do(m, cookie, func(s *session.Session, _ http.ResponseWriter, r *http.Request) {
+		store.Delete(r.Context(), s.ID())
+		keyCart.Set(s, "tea")
+		if err := s.Save(r.Context()); !errors.Is(err, session.ErrNotFound) {
+			t.Errorf("Save: %v", err)
+		}
+		s.SetUser("bob")
+	})
+	for _, c := range res.Cookies() {
+		if c.MaxAge != 0 {
+			t.Errorf("bob's cookie outlives the browser, as alice had asked: %v", c)
+		}
 	}
 }
