@@ -53,7 +53,7 @@ func (k Key[T]) Set(s *Session, v T) {
 		s.fail(&valueError{k.name, err})
 		return
 	}
-	if old, ok := s.view.get(k.name); ok && string(old) == string(raw) {
+	if old, ok := s.view.get(k.name); ok && string(old) == string(raw) && !s.changed(k.name) {
 		return
 	}
 	s.change(op{name: k.name, sets: true, apply: func(v *values) error {

@@ -69,3 +69,21 @@ func TestSignInAfterADropStartsWithoutPersist(t *testing.T) {
 		}
 	}
 }
+
+func TestSetAfterUpdateHasTheLastWord(t *testing.T) {
+	store := &hooked{MemoryStore: session.NewMemoryStore(nil)}
+	here, there := newManager(t, store, nil), newManager(t, store.MemoryStore, nil)
+	add := func(s *session.Session) { keyCount.Update(s, func(n int) int { return n + 1 }) }
+	_, cookie := do(here, "", func(s *session.Session, _ http.ResponseWriter, _ *http.Request) { keyCount.Set(s, 4) })
+	meanwhile(store, func() {
+		do(there, cookie, func(s *session.Session, _ http.ResponseWriter, _ *http.Request) { add(s) })
+	})
+	do(here, cookie, func(s *session.Session, _ http.ResponseWriter, _ *http.Request) {
+		add(s)
+		keyCount.Set(s, 5)
+	})
+	s, _ := here.Session(t.Context(), cookie)
+	if got, _ := keyCount.Get(s); got != 5 {
+		t.Errorf("count is %d, but the last to write it Set 5", got)
+	}
+}

@@ -317,6 +317,12 @@ func (s *Session) change(o op) {
 	s.ops = append(s.ops, o)
 }
 
+// changed tells whether this request did something to the value: a replay may
+// give another outcome than the view shows.
+func (s *Session) changed(name string) bool {
+	return slices.ContainsFunc(s.ops, func(o op) bool { return o.name == name })
+}
+
 // use makes rec the record that the session builds on, and its values with ops
 // applied the view.
 func (s *Session) use(rec *Record) error {
