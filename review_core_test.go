@@ -87,3 +87,26 @@ func TestSetAfterUpdateHasTheLastWord(t *testing.T) {
 		t.Errorf("count is %d, but the last to write it Set 5", got)
 	}
 }
+
+func TestDestroyOfASignInNeverClearsANewerCookie(t *testing.T) {
+	for _, then := range []string{"nothing", "a value"} {
+		t.Run(then, func(t *testing.T) {
+			m := newManager(t, session.NewMemoryStore(nil), nil)
+			_, old := do(m, "", sets(keyCart, "tea"))
+			do(m, old, func(s *session.Session, _ http.ResponseWriter, _ *http.Request) { s.SetUser("alice") })
+			res, _ := do(m, old, func(s *session.Session, _ http.ResponseWriter, _ *http.Request) {
+				if !s.Replaced() {
+					t.Error("not replaced")
+				}
+				s.SetUser("alice")
+				s.Destroy() // such as a sign-in whose second factor failed
+				if then == "a value" {
+					keyCart.Set(s, "coffee")
+				}
+			})
+			if got := res.Header["Set-Cookie"]; len(got) != 0 {
+				t.Errorf("Set-Cookie %q", got)
+			}
+		})
+	}
+}

@@ -103,7 +103,7 @@ func (s *Session) IsNew() bool {
 func (s *Session) Replaced() bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.replaced
+	return s.replaced && !s.signIn
 }
 
 // Created returns the start of the absolute lifetime.
@@ -193,7 +193,6 @@ func (s *Session) SetUser(user string) {
 	}
 	s.nextToken()
 	s.signIn, s.nextUser, s.at = true, user, s.m.signInTime()
-	s.replaced, s.mute = false, false
 }
 
 // Renew gives the session a new token and ID. The values and Created stay. Use
