@@ -380,7 +380,7 @@ func (c *commit) replaceRecord(old *Record) error {
 	fresh := &Record{}
 	if c.signIn {
 		fresh.User, fresh.Created, fresh.SignedIn = c.nextUser, c.at, c.at
-		fresh.Device = c.m.device(c.q)
+		fresh.Device = c.device
 	} else {
 		fresh.User, fresh.Created, fresh.SignedIn, fresh.Device = old.User, old.Created, old.SignedIn, old.Device
 	}

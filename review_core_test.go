@@ -110,3 +110,24 @@ func TestDestroyOfASignInNeverClearsANewerCookie(t *testing.T) {
 		})
 	}
 }
+
+func TestDeviceMayLookAtTheSession(t *testing.T) {
+	store := session.NewMemoryStore(nil)
+	m := newManager(t, store, &session.Options{Device: func(r *http.Request) string {
+		s, err := session.From(r.Context())
+		if err != nil {
+			return ""
+		}
+		v, _ := keyTheme.Get(s)
+		return v
+	}})
+	do(m, "", func(s *session.Session, _ http.ResponseWriter, _ *http.Request) {
+		keyTheme.Set(s, "tablet")
+		s.SetUser("alice")
+	})
+	for info, err := range session.List(t.Context(), store, "alice") {
+		if err != nil || info.Device != "tablet" {
+			t.Errorf("device %q, error %v", info.Device, err)
+		}
+	}
+}

@@ -30,6 +30,7 @@ type Session struct {
 	// What is to happen at the commit.
 	next     string    // the token of the record that is to be created
 	nextUser string    // SetUser's
+	device   string    // of who signs in
 	signIn   bool      // SetUser was called
 	renew    bool      // Renew was called
 	at       time.Time // when SetUser was called
@@ -172,6 +173,7 @@ func (s *Session) Persistent() bool {
 // values stay if nobody or the same user was signed in; from another user it
 // starts empty. SetUser("") sets Err: use Destroy.
 func (s *Session) SetUser(user string) {
+	device := s.m.device(s.q) // without the lock: it may look at the session
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if user == "" {
@@ -192,7 +194,7 @@ func (s *Session) SetUser(user string) {
 		s.persist, s.persists = false, false
 	}
 	s.nextToken()
-	s.signIn, s.nextUser, s.at = true, user, s.m.signInTime()
+	s.signIn, s.nextUser, s.device, s.at = true, user, device, s.m.signInTime()
 }
 
 // Renew gives the session a new token and ID. The values and Created stay. Use
