@@ -475,7 +475,10 @@ func (c *commit) takeOver(old *Record) error {
 		return nil
 	}
 	sealed, err := c.save(&next)
-	if err != nil {
+	switch {
+	case errors.Is(err, ErrNotFound):
+		return errGone // signed out everywhere, just now
+	case err != nil:
 		return c.unexpected(err)
 	}
 	c.saved(&next, sealed)
@@ -514,10 +517,11 @@ func (c *commit) trim(mine, old *Record) error {
 	return nil
 }
 
-// unexpected is for an error that the store's contract does not allow there.
+// unexpected is for an error that the store's contract does not allow there: a
+// failure of the store, and never a session that another request ended.
 func (c *commit) unexpected(err error) error {
 	if errors.Is(err, ErrConflict) || errors.Is(err, ErrNotFound) {
-		return &storeError{"save", fmt.Errorf("a new record: %w", errors.Join(errContract, err))}
+		return &storeError{"save", fmt.Errorf("a new record: %w: %v", errContract, err)}
 	}
 	return err
 }

@@ -131,3 +131,17 @@ func TestDeviceMayLookAtTheSession(t *testing.T) {
 		}
 	}
 }
+
+func TestStoreThatBreaksItsContractIsA503(t *testing.T) {
+	for _, contract := range []error{session.ErrNotFound, session.ErrConflict} {
+		t.Run(contract.Error(), func(t *testing.T) {
+			store := &hooked{MemoryStore: session.NewMemoryStore(nil)}
+			m := newManager(t, store, nil)
+			store.save = func(*session.Record, func() (string, error)) (string, error) { return "", contract }
+			res, _ := do(m, "", func(s *session.Session, _ http.ResponseWriter, _ *http.Request) { s.SetUser("alice") })
+			if res.StatusCode != http.StatusServiceUnavailable {
+				t.Errorf("a sign-in that was not saved: %s", res.Status)
+			}
+		})
+	}
+}
