@@ -409,7 +409,6 @@ func (c *commit) replaceRecord(old *Record) error {
 	}
 	c.signIn, c.renew, c.nextUser = false, false, ""
 	c.replaced, c.mute = false, false
-	c.isNew = c.isNew && old == nil
 	return nil
 }
 

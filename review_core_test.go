@@ -145,3 +145,16 @@ func TestStoreThatBreaksItsContractIsA503(t *testing.T) {
 		})
 	}
 }
+
+func TestIsNewStaysThroughASaveAndASignIn(t *testing.T) {
+	m := newManager(t, session.NewMemoryStore(nil), nil)
+	do(m, "", func(s *session.Session, _ http.ResponseWriter, r *http.Request) {
+		keyCart.Set(s, "tea")
+		for _, step := range []func(){func() {}, func() { s.Renew() }, func() { s.SetUser("alice") }} {
+			step()
+			if err := s.Save(r.Context()); err != nil || !s.IsNew() {
+				t.Errorf("error %v, IsNew %t; the request began without a session", err, s.IsNew())
+			}
+		}
+	})
+}
