@@ -158,3 +158,17 @@ func TestIsNewStaysThroughASaveAndASignIn(t *testing.T) {
 		}
 	})
 }
+
+func TestZeroKeyNamesNothing(t *testing.T) {
+	m := newManager(t, session.NewMemoryStore(nil), nil)
+	var none session.Key[string]
+	res, _ := do(m, "", func(s *session.Session, _ http.ResponseWriter, _ *http.Request) {
+		none.Set(s, "tea")
+		if v, ok := none.Get(s); ok || s.Err() == nil {
+			t.Errorf("the zero Key holds %q; Err is %v", v, s.Err())
+		}
+	})
+	if res.StatusCode != http.StatusInternalServerError {
+		t.Errorf("%s", res.Status)
+	}
+}

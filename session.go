@@ -304,6 +304,10 @@ func (s *Session) recordID() string {
 
 // change applies an op to the view and keeps it for the commit.
 func (s *Session) change(o op) {
+	if o.name == "" {
+		s.fail(errZeroKey)
+		return
+	}
 	if s.rec == nil && s.begun() && !s.mute {
 		s.commitTooLate() // it would take a new cookie
 		return
