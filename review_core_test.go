@@ -3,6 +3,7 @@ package session_test
 import (
 	"errors"
 	"net/http"
+	"net/http/httptest"
 	"testing"
 	"time"
 
@@ -170,5 +171,40 @@ func TestZeroKeyNamesNothing(t *testing.T) {
 	})
 	if res.StatusCode != http.StatusInternalServerError {
 		t.Errorf("%s", res.Status)
+	}
+}
+
+// headerHook is a ResponseWriter that tells when its header is looked at.
+type headerHook struct {
+	*httptest.ResponseRecorder
+	hook func()
+}
+
+func (w *headerHook) Header() http.Header {
+	if hook := w.hook; hook != nil {
+		w.hook = nil
+		hook()
+	}
+	return w.ResponseRecorder.Header()
+}
+
+func TestSaveWhileTheHeaderIsWrittenIsTooLate(t *testing.T) {
+	store := session.NewMemoryStore(nil)
+	m := newManager(t, store, nil)
+	w := &headerHook{ResponseRecorder: httptest.NewRecorder()}
+	m.Handler(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
+		s, _ := session.From(r.Context())
+		w.hook = func() { // another goroutine of the handler, after the commit and before the header
+			s.SetUser("alice")
+			s.Save(r.Context())
+		}
+		t.Cleanup(func() {
+			if !errors.Is(s.Err(), session.ErrCommitted) {
+				t.Errorf("Err is %v", s.Err())
+			}
+		})
+	})).ServeHTTP(w, httptest.NewRequest("GET", "/", nil))
+	if n := store.Len(); n != len(w.Result().Cookies()) {
+		t.Errorf("%d sessions in the store, and the client was told of %d", n, len(w.Result().Cookies()))
 	}
 }

@@ -283,9 +283,9 @@ func (s *Session) note(err error) {
 	}
 }
 
-// begun tells whether the response's header has been sent, so that no token
-// reaches the client any more.
-func (s *Session) begun() bool { return s.q != nil && s.q.begun.Load() }
+// begun tells whether the response's header is sent or complete, so that no
+// token reaches the client any more.
+func (s *Session) begun() bool { return s.q != nil && s.q.told.Load() }
 
 // commitTooLate notes, loudly, a change that cannot reach the client.
 func (s *Session) commitTooLate() {
