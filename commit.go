@@ -147,15 +147,7 @@ func (c *commit) run() error {
 // destroy ends the records that Destroy was called on.
 func (c *commit) destroy() error {
 	for len(c.ended) > 0 {
-		rec := c.ended[0]
-		ln, err := c.enter(rec.ID)
-		if err != nil {
-			return err
-		}
-		err = c.end(rec)
-		ln.ended = ln.ended || err == nil
-		c.m.lanes.leave(ln, rec.ID)
-		if err != nil {
+		if err := c.endInLane(c.ended[0]); err != nil {
 			return err
 		}
 		c.ended = c.ended[1:]
@@ -167,6 +159,17 @@ func (c *commit) destroy() error {
 		}
 	}
 	return nil
+}
+
+func (c *commit) endInLane(rec *Record) error {
+	ln, err := c.enter(rec.ID)
+	if err != nil {
+		return err
+	}
+	defer c.m.lanes.leave(ln, rec.ID)
+	err = c.end(rec)
+	ln.ended = ln.ended || err == nil
+	return err
 }
 
 func (c *commit) enter(id string) (*lane, error) {

@@ -53,11 +53,11 @@ func (q *request) session() (*Session, error) {
 	q.load.Lock()
 	defer q.load.Unlock()
 	if !q.looked {
-		q.looked = true
 		q.s, q.err = q.m.load(q.Context, q.m.transport.Token(q.r), q.start)
 		if q.s != nil {
 			q.s.q = q
 		}
+		q.looked = true // not before: the store may have panicked
 	}
 	return q.s, q.err
 }

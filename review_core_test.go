@@ -1,10 +1,12 @@
 package session_test
 
 import (
+	"context"
 	"errors"
 	"net/http"
 	"net/http/httptest"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/distsession/session"
@@ -207,4 +209,45 @@ func TestSaveWhileTheHeaderIsWrittenIsTooLate(t *testing.T) {
 	if n := store.Len(); n != len(w.Result().Cookies()) {
 		t.Errorf("%d sessions in the store, and the client was told of %d", n, len(w.Result().Cookies()))
 	}
+}
+
+func TestPanicOfTheStoreHoldsNobodyUp(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		store := &hooked{MemoryStore: session.NewMemoryStore(nil)}
+		defer store.Close()
+		m := newManager(t, store, nil)
+		_, cookie := do(m, "", sets(keyCart, "tea"))
+		store.delete = func(string, func() error) error { panic("a bug in the store") }
+		func() {
+			defer func() { recover() }()
+			do(m, cookie, func(s *session.Session, _ http.ResponseWriter, _ *http.Request) { s.Destroy() })
+		}()
+		start := time.Now()
+		res, _ := do(m, cookie, sets(keyCart, "coffee"))
+		if waited := time.Since(start); res.StatusCode != 200 || waited > 0 {
+			t.Errorf("the next request: %s after %v", res.Status, waited)
+		}
+	})
+}
+
+// panics is a store whose Load has a bug.
+type panics struct{ *session.MemoryStore }
+
+func (panics) Load(context.Context, string) (*session.Record, error) { panic("a bug in the store") }
+
+func TestFromNeverReturnsNeitherSessionNorError(t *testing.T) {
+	m := newManager(t, panics{session.NewMemoryStore(nil)}, nil)
+	r := httptest.NewRequest("GET", "/", nil)
+	r.Header.Set("Cookie", "__Host-session="+session.NewToken())
+	from := func(ctx context.Context) (s *session.Session, err error, panicked any) {
+		defer func() { panicked = recover() }()
+		s, err = session.From(ctx)
+		return
+	}
+	m.Handler(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
+		from(r.Context())
+		if s, err, panicked := from(r.Context()); s == nil && err == nil && panicked == nil {
+			t.Error("From returned nil and nil")
+		}
+	})).ServeHTTP(httptest.NewRecorder(), r)
 }
