@@ -60,6 +60,7 @@ func (s *Session) dropped() {
 	s.forget()
 	s.note(ErrNotFound)
 	s.rec, s.mute, s.send = nil, true, sendNothing
+	s.persist = false
 	s.view.reset(nil)
 }
 
@@ -146,15 +147,7 @@ func (c *commit) run() error {
 // destroy ends the records that Destroy was called on.
 func (c *commit) destroy() error {
 	for len(c.ended) > 0 {
-		rec := c.ended[0]
-		ln, err := c.enter(rec.ID)
-		if err != nil {
-			return err
-		}
-		err = c.end(rec)
-		ln.ended = ln.ended || err == nil
-		c.m.lanes.leave(ln, rec.ID)
-		if err != nil {
+		if err := c.endInLane(c.ended[0]); err != nil {
 			return err
 		}
 		c.ended = c.ended[1:]
@@ -166,6 +159,17 @@ func (c *commit) destroy() error {
 		}
 	}
 	return nil
+}
+
+func (c *commit) endInLane(rec *Record) error {
+	ln, err := c.enter(rec.ID)
+	if err != nil {
+		return err
+	}
+	defer c.m.lanes.leave(ln, rec.ID)
+	err = c.end(rec)
+	ln.ended = ln.ended || err == nil
+	return err
 }
 
 func (c *commit) enter(id string) (*lane, error) {
@@ -379,7 +383,7 @@ func (c *commit) replaceRecord(old *Record) error {
 	fresh := &Record{}
 	if c.signIn {
 		fresh.User, fresh.Created, fresh.SignedIn = c.nextUser, c.at, c.at
-		fresh.Device = c.m.device(c.q)
+		fresh.Device = c.device
 	} else {
 		fresh.User, fresh.Created, fresh.SignedIn, fresh.Device = old.User, old.Created, old.SignedIn, old.Device
 	}
@@ -407,7 +411,7 @@ func (c *commit) replaceRecord(old *Record) error {
 		}
 	}
 	c.signIn, c.renew, c.nextUser = false, false, ""
-	c.isNew = c.isNew && old == nil
+	c.replaced, c.mute = false, false
 	return nil
 }
 
@@ -469,11 +473,14 @@ func (c *commit) takeOver(old *Record) error {
 	if err := c.fill(&next); err != nil {
 		return err
 	}
-	if bytes.Equal(next.Data, mine.Data) {
+	if bytes.Equal(next.Data, mine.Data) && next.Persist == mine.Persist {
 		return nil
 	}
 	sealed, err := c.save(&next)
-	if err != nil {
+	switch {
+	case errors.Is(err, ErrNotFound):
+		return errGone // signed out everywhere, just now
+	case err != nil:
 		return c.unexpected(err)
 	}
 	c.saved(&next, sealed)
@@ -512,10 +519,11 @@ func (c *commit) trim(mine, old *Record) error {
 	return nil
 }
 
-// unexpected is for an error that the store's contract does not allow there.
+// unexpected is for an error that the store's contract does not allow there: a
+// failure of the store, and never a session that another request ended.
 func (c *commit) unexpected(err error) error {
 	if errors.Is(err, ErrConflict) || errors.Is(err, ErrNotFound) {
-		return &storeError{"save", fmt.Errorf("a new record: %w", errors.Join(errContract, err))}
+		return &storeError{"save", fmt.Errorf("a new record: %w: %v", errContract, err)}
 	}
 	return err
 }

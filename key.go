@@ -15,7 +15,7 @@ import (
 //
 // A value of another type than T, left there by an older program, reads as not
 // there: it is logged once a key, and the page goes on. The zero Key names
-// nothing; make keys with NewKey.
+// nothing, and a change through it sets Err; make keys with NewKey.
 type Key[T any] struct{ name string }
 
 // NewKey returns the key of this name. It panics if the name is empty or not
@@ -53,7 +53,7 @@ func (k Key[T]) Set(s *Session, v T) {
 		s.fail(&valueError{k.name, err})
 		return
 	}
-	if old, ok := s.view.get(k.name); ok && string(old) == string(raw) {
+	if old, ok := s.view.get(k.name); ok && string(old) == string(raw) && !s.changed(k.name) {
 		return
 	}
 	s.change(op{name: k.name, sets: true, apply: func(v *values) error {
@@ -176,4 +176,7 @@ func (k Key[T]) read(s *Session, raw []byte) (v T, ok bool) {
 	return none, false
 }
 
-var errNoUser = errors.New("session: SetUser of nobody; to sign out, use Destroy")
+var (
+	errNoUser  = errors.New("session: SetUser of nobody; to sign out, use Destroy")
+	errZeroKey = errors.New("session: the zero Key names nothing; make keys with NewKey")
+)

@@ -28,6 +28,7 @@ type request struct {
 	s      *Session
 	err    error // of the load
 
+	told   atomic.Bool // the header says of the token what it will ever say
 	begun  atomic.Bool // the header is sent, or being sent
 	once   sync.Mutex
 	failed error       // of the commit: the response is the ErrorHandler's
@@ -53,11 +54,11 @@ func (q *request) session() (*Session, error) {
 	q.load.Lock()
 	defer q.load.Unlock()
 	if !q.looked {
-		q.looked = true
 		q.s, q.err = q.m.load(q.Context, q.m.transport.Token(q.r), q.start)
 		if q.s != nil {
 			q.s.q = q
 		}
+		q.looked = true // not before: the store may have panicked
 	}
 	return q.s, q.err
 }
@@ -80,7 +81,10 @@ func (q *request) begin() error {
 	if q.begun.Load() {
 		return q.failed
 	}
-	s, looked, _ := q.state()
+	q.load.Lock()
+	s, looked := q.s, q.looked
+	q.told.Store(s == nil)
+	q.load.Unlock()
 	var err error
 	if s != nil {
 		err = q.commit(s)
@@ -109,8 +113,10 @@ func (q *request) commit(s *Session) error {
 	return nil
 }
 
-// tell puts what the client is to be told of its token into the header.
+// tell puts what the client is to be told of its token into the header. s.mu is
+// held.
 func (q *request) tell(s *Session) {
+	q.told.Store(true)
 	switch {
 	case s.send == sendSet && s.rec != nil: // nil: Destroy was called, and failed
 		var expires time.Time

@@ -30,6 +30,7 @@ type Session struct {
 	// What is to happen at the commit.
 	next     string    // the token of the record that is to be created
 	nextUser string    // SetUser's
+	device   string    // of who signs in
 	signIn   bool      // SetUser was called
 	renew    bool      // Renew was called
 	at       time.Time // when SetUser was called
@@ -103,7 +104,7 @@ func (s *Session) IsNew() bool {
 func (s *Session) Replaced() bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.replaced
+	return s.replaced && !s.signIn
 }
 
 // Created returns the start of the absolute lifetime.
@@ -172,6 +173,7 @@ func (s *Session) Persistent() bool {
 // values stay if nobody or the same user was signed in; from another user it
 // starts empty. SetUser("") sets Err: use Destroy.
 func (s *Session) SetUser(user string) {
+	device := s.m.device(s.q) // without the lock: it may look at the session
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if user == "" {
@@ -192,8 +194,7 @@ func (s *Session) SetUser(user string) {
 		s.persist, s.persists = false, false
 	}
 	s.nextToken()
-	s.signIn, s.nextUser, s.at = true, user, s.m.signInTime()
-	s.replaced, s.mute = false, false
+	s.signIn, s.nextUser, s.device, s.at = true, user, device, s.m.signInTime()
 }
 
 // Renew gives the session a new token and ID. The values and Created stay. Use
@@ -282,9 +283,9 @@ func (s *Session) note(err error) {
 	}
 }
 
-// begun tells whether the response's header has been sent, so that no token
-// reaches the client any more.
-func (s *Session) begun() bool { return s.q != nil && s.q.begun.Load() }
+// begun tells whether the response's header is sent or complete, so that no
+// token reaches the client any more.
+func (s *Session) begun() bool { return s.q != nil && s.q.told.Load() }
 
 // commitTooLate notes, loudly, a change that cannot reach the client.
 func (s *Session) commitTooLate() {
@@ -303,6 +304,10 @@ func (s *Session) recordID() string {
 
 // change applies an op to the view and keeps it for the commit.
 func (s *Session) change(o op) {
+	if o.name == "" {
+		s.fail(errZeroKey)
+		return
+	}
 	if s.rec == nil && s.begun() && !s.mute {
 		s.commitTooLate() // it would take a new cookie
 		return
@@ -317,6 +322,12 @@ func (s *Session) change(o op) {
 	s.ops = append(s.ops, o)
 }
 
+// changed tells whether this request did something to the value: a replay may
+// give another outcome than the view shows.
+func (s *Session) changed(name string) bool {
+	return slices.ContainsFunc(s.ops, func(o op) bool { return o.name == name })
+}
+
 // use makes rec the record that the session builds on, and its values with ops
 // applied the view.
 func (s *Session) use(rec *Record) error {
@@ -324,6 +335,9 @@ func (s *Session) use(rec *Record) error {
 		return err
 	}
 	s.rec = rec
+	if !s.persists {
+		s.persist = rec.Persist
+	}
 	return s.replay()
 }
 
