@@ -2,6 +2,7 @@ package session_test
 
 import (
 	"context"
+	"encoding/base64"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -557,4 +558,23 @@ func TestTouchAtMostOnceInATenthOfTheIdleTime(t *testing.T) {
 			t.Errorf("cart is %q after the idle time", got)
 		}
 	})
+}
+
+func TestWellFormed(t *testing.T) {
+	token := session.NewToken()
+	for i := range len(token) {
+		for c := range 256 {
+			mutant := token[:i] + string([]byte{byte(c)}) + token[i+1:]
+			b, err := base64.RawURLEncoding.Strict().DecodeString(mutant)
+			want := err == nil && len(b) == 32 && !strings.ContainsAny(mutant, "\r\n")
+			if got := session.WellFormed(mutant); got != want {
+				t.Errorf("%q: %v, want %v", mutant, got, want)
+			}
+		}
+	}
+	for _, bad := range []string{"", token[1:], token + "A", token + "="} {
+		if session.WellFormed(bad) {
+			t.Errorf("%q is well formed", bad)
+		}
+	}
 }

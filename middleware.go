@@ -260,7 +260,7 @@ func (m *Manager) load(ctx context.Context, token string, start time.Time) (*Ses
 	rec, err := m.loadRecord(s.call.begin(ctx, wall.Add(m.timeout)), token, now)
 	s.call.end()
 	if err == nil {
-		if err = s.view.reset(rec.Data); err != nil {
+		if err = s.view.read(rec); err != nil {
 			err = fmt.Errorf("%w: the values of %s cannot be decoded: %w", ErrNotFound, rec.ID, err)
 		}
 	}

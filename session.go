@@ -331,7 +331,7 @@ func (s *Session) changed(name string) bool {
 // use makes rec the record that the session builds on, and its values with ops
 // applied the view.
 func (s *Session) use(rec *Record) error {
-	if err := s.view.reset(rec.Data); err != nil {
+	if err := s.view.read(rec); err != nil {
 		return err
 	}
 	s.rec = rec

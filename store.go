@@ -144,12 +144,22 @@ func WellFormed(token string) bool {
 	if len(token) != tokenLen {
 		return false
 	}
-	var in [tokenLen]byte
-	var out [32]byte
-	copy(in[:], token)
-	n, err := b64.Decode(out[:], in[:])
-	return err == nil && n == len(out)
+	for i := range tokenLen {
+		if digit[token[i]] == 0 {
+			return false
+		}
+	}
+	return digit[token[tokenLen-1]]&3 == 1 // the last digit has two bits too many: they are 0
 }
+
+// digit is a base64url digit's value plus 1, 0 for what is none.
+var digit = func() (d [256]byte) {
+	const digits = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_"
+	for i := range len(digits) {
+		d[digits[i]] = byte(i) + 1
+	}
+	return d
+}()
 
 // Info is what a list shows of a session: no token, no values.
 type Info struct {

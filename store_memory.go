@@ -111,8 +111,8 @@ func (s *MemoryStore) Load(_ context.Context, token string) (*Record, error) {
 func (s *MemoryStore) Save(_ context.Context, rec *Record) (string, error) {
 	saved := *rec
 	saved.Version++
-	saved.Tag = nil
 	saved.Data = slices.Clone(rec.Data)
+	saved.Tag = &scanned{data: saved.Data}
 	if !saved.Deadline.IsZero() && saved.Expires.After(saved.Deadline) {
 		saved.Expires = saved.Deadline
 	}
@@ -229,6 +229,7 @@ func (s *MemoryStore) Scan(ctx context.Context) iter.Seq2[*Record, error] {
 				continue
 			}
 			copied := *rec
+			copied.Tag = nil
 			if !yield(&copied, nil) {
 				return
 			}

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"slices"
 	"strconv"
+	"sync/atomic"
 	"unicode/utf8"
 )
 
@@ -27,6 +28,37 @@ func (v *values) reset(data []byte) error {
 	var err error
 	v.members, err = scanObject(data, v.members)
 	return err
+}
+
+// read makes the view that of rec.
+func (v *values) read(rec *Record) error {
+	shared, _ := rec.Tag.(*scanned)
+	if shared == nil || !shared.of(rec.Data) {
+		return v.reset(rec.Data)
+	}
+	if m := shared.members.Load(); m != nil {
+		v.members = append(v.few[:0], *m...)
+		return nil
+	}
+	if err := v.reset(rec.Data); err != nil {
+		return err
+	}
+	m := slices.Clone(v.members)
+	shared.members.Store(&m)
+	return nil
+}
+
+// scanned is what a store that answers from its own memory leaves in Tag: the
+// members of the record's Data, found once for all who load it.
+type scanned struct {
+	data    []byte
+	members atomic.Pointer[[]member]
+}
+
+// of tells whether data is what was scanned: a wrapper may have passed the Tag
+// on with other data.
+func (s *scanned) of(data []byte) bool {
+	return len(data) == len(s.data) && len(data) > 0 && &data[0] == &s.data[0]
 }
 
 func (v *values) find(name string) int {
