@@ -151,8 +151,8 @@ return 1
 // KEYS: the record. ARGV: now, seen, expires, both as in the text.
 var touchScript = redis.NewScript(luaRecord + `
 local now, seen, expires = tonumber(ARGV[1]), ARGV[2], ARGV[3]
-local oldExpires, oldSeen, _, _, created, deadline = parse(head(KEYS[1]))
-if not oldExpires or not live(now, oldExpires, created, deadline) then return 0 end
+local oldExpires, oldSeen, _, _, created, deadline, flags = parse(head(KEYS[1]))
+if not oldExpires or string.find(flags, 'r', 1, true) or not live(now, oldExpires, created, deadline) then return 0 end
 if deadline ~= '-' and tonumber(expires) > created + deadline then
 	expires = string.format('%013d', created + deadline)
 end

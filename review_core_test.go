@@ -251,3 +251,20 @@ func TestFromNeverReturnsNeitherSessionNorError(t *testing.T) {
 		}
 	})).ServeHTTP(httptest.NewRecorder(), r)
 }
+
+func TestTouchNeverKeepsAMarkerAlive(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		store := session.NewMemoryStore(nil)
+		defer store.Close()
+		m := newManager(t, store, nil)
+		_, old := do(m, "", sets(keyCart, "tea"))
+		time.Sleep(5 * time.Minute)
+		do(m, old, func(*session.Session, http.ResponseWriter, *http.Request) { // loads, reads and, later, touches
+			do(m, old, func(s *session.Session, _ http.ResponseWriter, _ *http.Request) { s.SetUser("alice") })
+		})
+		time.Sleep(time.Minute)
+		if s, err := m.Session(t.Context(), old); err != nil || s.Replaced() {
+			t.Errorf("error %v, replaced %t, a minute after", err, s.Replaced())
+		}
+	})
+}

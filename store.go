@@ -189,7 +189,8 @@ type (
 
 	// Toucher moves Seen and Expires forward, never backwards and never past
 	// the Deadline. It changes neither values nor Version, so a Save that
-	// loaded before it still succeeds. ErrNotFound if the record is gone.
+	// loaded before it still succeeds. ErrNotFound if the record is gone or is
+	// a Replaced marker.
 	Toucher interface {
 		Touch(ctx context.Context, id string, seen, expires time.Time) error
 	}

@@ -157,7 +157,7 @@ func (s *MemoryStore) Touch(_ context.Context, id string, seen, expires time.Tim
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	e := s.records[id]
-	if e == nil || e.rec.Expired(s.now()) {
+	if e == nil || e.rec.Replaced || e.rec.Expired(s.now()) {
 		return ErrNotFound
 	}
 	rec := *e.rec
