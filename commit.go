@@ -104,9 +104,16 @@ func (c *commit) save(rec *Record) (token string, err error) {
 }
 
 // reload returns the record as it is now; ErrNotFound if it was ended.
-func (c *commit) reload(token string) (rec *Record, err error) {
+func (c *commit) reload(token string) (*Record, error) { return c.reloadAtLeast(token, 0) }
+
+// reloadAtLeast does so after a conflict, which a copy may not know of yet.
+func (c *commit) reloadAtLeast(token string, version int64) (rec *Record, err error) {
 	err = c.call("load", func(ctx context.Context) (err error) {
-		rec, err = c.m.store.Load(ctx, token)
+		if a, ok := As[AtLeaster](c.m.store); ok && version > 0 {
+			rec, err = a.LoadAtLeast(ctx, token, version)
+		} else {
+			rec, err = c.m.store.Load(ctx, token)
+		}
 		return err
 	})
 	if err == nil && rec.Expired(c.m.now()) {
@@ -302,7 +309,7 @@ func (c *commit) again(try int, conflict error) error {
 	if err := c.backOff(try, conflict); err != nil {
 		return err
 	}
-	rec, err := c.reload(c.token)
+	rec, err := c.reloadAtLeast(c.token, c.rec.Version+1)
 	switch {
 	case err != nil:
 		return err
@@ -384,6 +391,9 @@ func (c *commit) replaceRecord(old *Record) error {
 	if c.signIn {
 		fresh.User, fresh.Created, fresh.SignedIn = c.nextUser, c.at, c.at
 		fresh.Device = c.device
+		if err := c.comeLast(fresh); err != nil {
+			return err
+		}
 	} else {
 		fresh.User, fresh.Created, fresh.SignedIn, fresh.Device = old.User, old.Created, old.SignedIn, old.Device
 	}
@@ -487,27 +497,45 @@ func (c *commit) takeOver(old *Record) error {
 	return nil
 }
 
+// comeLast makes the sign-in the user's newest where they are counted, though
+// another node's clock is ahead or the last one was in this very millisecond.
+func (c *commit) comeLast(mine *Record) error {
+	if c.m.opts.MaxSessions == 0 {
+		return nil
+	}
+	live, err := c.list(mine.User)
+	for _, info := range live {
+		if !mine.SignedIn.After(info.SignedIn) && info.SignedIn.Before(c.at.Add(maxSkew)) {
+			mine.SignedIn = info.SignedIn.Add(time.Millisecond)
+		}
+	}
+	return err
+}
+
+func (c *commit) list(user string) (live []Info, err error) {
+	err = c.call("list", func(ctx context.Context) error {
+		for info, err := range List(ctx, c.m.store, user) {
+			if err != nil {
+				return err
+			}
+			live = append(live, info)
+		}
+		return nil
+	})
+	return live, err
+}
+
 // trim ends the user's oldest sessions beyond MaxSessions. All nodes count the
 // same way, so sign-ins at once neither leave too many nor end each other.
 func (c *commit) trim(mine, old *Record) error {
 	if c.m.opts.MaxSessions == 0 || !c.signIn {
 		return nil
 	}
-	var live []Info
-	err := c.call("list", func(ctx context.Context) error {
-		for info, err := range List(ctx, c.m.store, mine.User) {
-			if err != nil {
-				return err
-			}
-			if old == nil || info.ID != old.ID {
-				live = append(live, info)
-			}
-		}
-		return nil
-	})
+	live, err := c.list(mine.User)
 	if err != nil {
 		return err
 	}
+	live = slices.DeleteFunc(live, func(info Info) bool { return old != nil && info.ID == old.ID })
 	slices.SortFunc(live, func(a, b Info) int {
 		return cmp.Or(b.SignedIn.Compare(a.SignedIn), cmp.Compare(b.ID, a.ID))
 	})
@@ -554,7 +582,7 @@ func (s *Session) touch(ctx context.Context) {
 		}
 	} else if now.Sub(s.rec.Seen) >= s.m.resealAfter && !s.stale {
 		var sealed string
-		if sealed, err = c.save(&next); err == nil {
+		if sealed, err = c.save(&next); err == nil && s.m.checkToken(sealed) == nil {
 			c.saved(&next, sealed)
 		}
 	}

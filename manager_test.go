@@ -578,3 +578,16 @@ func TestWellFormed(t *testing.T) {
 		}
 	}
 }
+
+func TestMaxSessionsWithClocksThatDiffer(t *testing.T) {
+	store := session.NewMemoryStore(nil)
+	ahead := newManager(t, store, &session.Options{MaxSessions: 1, Now: func() time.Time { return time.Now().Add(time.Minute) }})
+	here := newManager(t, store, &session.Options{MaxSessions: 1})
+	for i := range 4 {
+		m := []*session.Manager{ahead, here}[i%2]
+		_, cookie := do(m, "", func(s *session.Session, _ http.ResponseWriter, _ *http.Request) { s.SetUser("alice") })
+		if s, err := here.Session(t.Context(), cookie); err != nil || s.User() != "alice" {
+			t.Errorf("sign-in %d is %q, %v: the newest must be the one that lives", i, s.User(), err)
+		}
+	}
+}

@@ -102,7 +102,6 @@ type Manager struct {
 	log         *slog.Logger
 
 	lanes      *lanes
-	lastSignIn atomic.Int64
 	mismatched sync.Map // names of keys whose type did not fit
 	stats      struct{ unreadable, conflicts, dropped, failures atomic.Int64 }
 }
@@ -222,16 +221,20 @@ func (m *Manager) Session(ctx context.Context, token string) (*Session, error) {
 // Commit saves what was changed in a session that Session returned, and
 // returns the token that the client must hold now: "" if there is no session,
 // as after Destroy. ErrNotFound: another request ended the session, and the
-// changes were dropped.
+// changes were dropped. Of a session that is Replaced ask before: another
+// request holds its new token.
 func (m *Manager) Commit(ctx context.Context, s *Session) (token string, err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	pending := s.pending()
 	if err := s.commitNow(ctx); err != nil {
 		return "", err
 	}
-	s.touch(ctx)
-	if s.rec == nil {
+	switch {
+	case s.rec == nil:
 		return "", nil
+	case !pending:
+		s.touch(ctx)
 	}
 	return s.token, nil
 }
@@ -343,24 +346,6 @@ func (m *Manager) latest(rec *Record) time.Time {
 // now is the clock's time as records keep it.
 func (m *Manager) now() time.Time { return m.clock().UTC().Truncate(time.Millisecond) }
 
-// signInTime is now. With MaxSessions, two sign-ins of one process are at least a
-// millisecond apart, so that it is known which is the older.
-func (m *Manager) signInTime() time.Time {
-	now := m.now()
-	if m.opts.MaxSessions == 0 {
-		return now
-	}
-	for {
-		last, at := m.lastSignIn.Load(), now.UnixMilli()
-		if at <= last && last-at < 1000 {
-			at = last + 1
-		}
-		if m.lastSignIn.CompareAndSwap(last, at) {
-			return time.UnixMilli(at).UTC()
-		}
-	}
-}
-
 // at is now, if the caller has just asked time.Now.
 func (m *Manager) at(wall time.Time) time.Time {
 	if m.opts.Now != nil {
@@ -417,7 +402,7 @@ func (e *storeError) Is(target error) bool { return target == ErrStore }
 // handleError is the default ErrorHandler.
 func handleError(w http.ResponseWriter, _ *http.Request, err error) {
 	w.Header().Set("Cache-Control", "no-store")
-	if errors.Is(err, ErrStore) && !errors.Is(err, ErrTooLarge) && !errors.Is(err, ErrConfig) {
+	if errors.Is(err, ErrStore) && !errors.Is(err, ErrTooLarge) && !errors.Is(err, ErrConfig) && !errors.Is(err, errors.ErrUnsupported) {
 		w.Header().Set("Retry-After", "1")
 		http.Error(w, "Service Unavailable", http.StatusServiceUnavailable)
 		return

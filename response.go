@@ -104,11 +104,14 @@ func (q *request) begin() error {
 func (q *request) commit(s *Session) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	pending := s.pending()
 	// ErrNotFound: another request ended the session; the response goes on.
 	if err := s.commitNow(q.Context); err != nil && !errors.Is(err, errGone) {
 		return err
 	}
-	s.touch(q.Context)
+	if !pending {
+		s.touch(q.Context)
+	}
 	q.tell(s)
 	return nil
 }

@@ -194,7 +194,7 @@ func (s *Session) SetUser(user string) {
 		s.persist, s.persists = false, false
 	}
 	s.nextToken()
-	s.signIn, s.nextUser, s.device, s.at = true, user, device, s.m.signInTime()
+	s.signIn, s.nextUser, s.device, s.at = true, user, device, s.m.now()
 }
 
 // Renew gives the session a new token and ID. The values and Created stay. Use
@@ -203,7 +203,10 @@ func (s *Session) Renew() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	switch {
-	case s.replaced || s.rec == nil || s.signIn:
+	case s.mute && !s.signIn:
+		s.note(ErrNotFound)
+		return
+	case s.rec == nil || s.signIn:
 		return // there is nothing to renew, or it is about to be
 	case s.begun():
 		s.commitTooLate()
