@@ -1,6 +1,7 @@
 package session_test
 
 import (
+	"errors"
 	"testing"
 
 	"github.com/distsession/session"
@@ -49,4 +50,25 @@ func TestDeleteUserKeepsOneSessionAgain(t *testing.T) {
 			}
 		}
 	})
+}
+
+// A key that cannot be read is an error wherever it stands: with the first one
+// passed over, the second would sign.
+func TestJWTDamagedKeyInFront(t *testing.T) {
+	good := string(publicBytes(t, privateEd25519.Public(), "PEM"))
+	for why, damaged := range map[string]string{
+		"no base64":  "-----BEGIN PRIVATE KEY-----\n!!!!\n-----END PRIVATE KEY-----\n",
+		"cut short":  "-----BEGIN PRIVATE KEY-----\nMC4CAQ\n",
+		"other ends": "-----BEGIN PRIVATE KEY-----\nMC4CAQ==\n-----END PUBLIC KEY-----\n",
+	} {
+		for place, text := range map[string]string{"before": damaged + good, "after": good + damaged} {
+			t.Run(why+", "+place, func(t *testing.T) {
+				t.Setenv("JWT_KEYS", text)
+				_, err := session.Open(t.Context(), "jwt:?keys=env:JWT_KEYS&iss=i&aud=a&irrevocable=true")
+				if !errors.Is(err, session.ErrConfig) {
+					t.Errorf("got %v, want ErrConfig", err)
+				}
+			})
+		}
+	}
 }
