@@ -17,6 +17,9 @@ func init() { Register("jwt", openJWTStore) }
 
 // openJWTStore opens jwt:?keys=file:keys.pem&iss=…&aud=…&revoked=…
 func openJWTStore(ctx context.Context, u *url.URL) (Store, error) {
+	if err := onlyParams(u); err != nil {
+		return nil, err
+	}
 	p := NewParams(u)
 	opts := &JWTOptions{
 		Issuer:      p.String("iss", ""),
@@ -29,9 +32,6 @@ func openJWTStore(ctx context.Context, u *url.URL) (Store, error) {
 	kids := p.All("kid")
 	revoked := p.String("revoked", "")
 	if err := p.Err(); err != nil {
-		return nil, err
-	}
-	if err := onlyParams(u); err != nil {
 		return nil, err
 	}
 	if text == nil {

@@ -2,6 +2,8 @@ package session_test
 
 import (
 	"errors"
+	"net/url"
+	"strings"
 	"testing"
 
 	"github.com/distsession/session"
@@ -69,6 +71,27 @@ func TestJWTDamagedKeyInFront(t *testing.T) {
 					t.Errorf("got %v, want ErrConfig", err)
 				}
 			})
+		}
+	}
+}
+
+// In a URL within a URL that nobody escaped, a password with & in it falls
+// apart into parameters.
+func TestOpenUnescapedRevokedShowsNoPassword(t *testing.T) {
+	t.Setenv("SESSION_KEYS", "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8")
+	for _, raw := range []string{
+		"cookie:?keys=env:SESSION_KEYS&revoked=redis://:one&hunter2@h/0",
+		"cookie:?keys=env:SESSION_KEYS&revoked=redis://:one&hunter2&three@h/0",
+		"cookie:?keys=env:SESSION_KEYS&revoked=redis://:one&hunter2=three@h/0",
+		"cookie:?keys=env:SESSION_KEYS&revoked=redis://:one&hunter2=&name=three@h/0",
+		"jwt:?iss=i&aud=a&keys=env:SESSION_KEYS&revoked=redis://:one&alg=hunter2@h/0",
+		"jwt:?iss=i&aud=a&keys=env:SESSION_KEYS&revoked=redis://:one&lifetime=hunter2@h/0",
+		"cookie:?keys=env:SESSION_KEYS&revoked=redis://:one&irrevocable=hunter2@h/0",
+	} {
+		_, err := session.Open(t.Context(), raw)
+		if !errors.Is(err, session.ErrConfig) || strings.Contains(err.Error(), "hunter2") {
+			u, _ := url.Parse(raw)
+			t.Errorf("%s: %v", u.Scheme, err)
 		}
 	}
 }
