@@ -1,12 +1,15 @@
 package session_test
 
 import (
+	"context"
 	"errors"
 	"net/url"
 	"strings"
 	"testing"
 
+	"github.com/alicebob/miniredis/v2"
 	"github.com/distsession/session"
+	"github.com/redis/go-redis/v9"
 )
 
 // A request that was under way when its session was ended may itself end all
@@ -92,6 +95,37 @@ func TestOpenUnescapedRevokedShowsNoPassword(t *testing.T) {
 		if !errors.Is(err, session.ErrConfig) || strings.Contains(err.Error(), "hunter2") {
 			u, _ := url.Parse(raw)
 			t.Errorf("%s: %v", u.Scheme, err)
+		}
+	}
+}
+
+type countingHook struct{ n *int }
+
+func (countingHook) DialHook(next redis.DialHook) redis.DialHook { return next }
+func (countingHook) ProcessPipelineHook(next redis.ProcessPipelineHook) redis.ProcessPipelineHook {
+	return next
+}
+func (h countingHook) ProcessHook(next redis.ProcessHook) redis.ProcessHook {
+	return func(ctx context.Context, cmd redis.Cmder) error {
+		if cmd.Name() == "get" {
+			*h.n++
+		}
+		return next(ctx, cmd)
+	}
+}
+
+// The hooks of a client that is passed in (tracing, metrics) see its calls.
+func TestRedisClientHooks(t *testing.T) {
+	for _, honours := range []bool{true, false} {
+		client := redis.NewClient(&redis.Options{Addr: miniredis.RunT(t).Addr(), ContextTimeoutEnabled: honours})
+		defer client.Close()
+		n := 0
+		client.AddHook(countingHook{&n})
+		store := session.NewRedisStore(client, nil)
+		_, err := store.Load(t.Context(), session.NewToken())
+		wantErr(t, "load", err, session.ErrNotFound)
+		if n != 1 {
+			t.Errorf("ContextTimeoutEnabled %v: the hook saw %d calls", honours, n)
 		}
 	}
 }
