@@ -129,3 +129,58 @@ func TestRedisClientHooks(t *testing.T) {
 		}
 	}
 }
+
+// A sign-in whose answer was lost is sent again. If DeleteUser ended the
+// session in between, it is there again, and the next DeleteUser must find it.
+func TestRedisCreateRetriedAfterDeleteUser(t *testing.T) {
+	eachRedis(t, func(t *testing.T, e *redisEnv) {
+		proxy := newLossyProxy(t, e.client.(*redis.Client).Options().Addr)
+		o := redisOptions(proxy.Addr)
+		o.MaxRetries, o.MinRetryBackoff = 3, -1
+		client := redis.NewClient(o)
+		defer client.Close()
+		behind := session.NewRedisStore(client, &session.RedisOptions{Prefix: e.prefix, Now: e.clock.Now})
+		client.AddHook(oneKeyOnly{})
+		first, _ := e.record("ann") // loads the scripts
+		if _, err := behind.Save(t.Context(), first); err != nil {
+			t.Fatal(err)
+		}
+		e.client.AddHook(oneKeyOnly{})
+		ended := 0
+		deleteUser := func() {
+			n, err := e.store.DeleteUser(t.Context(), "ann", "")
+			if err != nil {
+				t.Error(err)
+			}
+			ended += n
+		}
+		rec, token := e.record("ann")
+		client.AddHook(beforeKey{e.key(rec.ID), func() { proxy.loseNext(1, deleteUser) }})
+		if _, err := behind.Save(t.Context(), rec); err != nil || proxy.lost != 1 || ended != 2 {
+			t.Fatalf("%v, %d answers lost, %d ended", err, proxy.lost, ended)
+		}
+		e.load(t, token)
+		deleteUser()
+		_, err := e.store.Load(t.Context(), token)
+		wantErr(t, "load after the second DeleteUser", err, session.ErrNotFound)
+	})
+}
+
+// beforeKey calls f before the script that writes a key is sent.
+type beforeKey struct {
+	key string
+	f   func()
+}
+
+func (beforeKey) DialHook(next redis.DialHook) redis.DialHook { return next }
+func (beforeKey) ProcessPipelineHook(next redis.ProcessPipelineHook) redis.ProcessPipelineHook {
+	return next
+}
+func (h beforeKey) ProcessHook(next redis.ProcessHook) redis.ProcessHook {
+	return func(ctx context.Context, cmd redis.Cmder) error {
+		if a := cmd.Args(); cmd.Name() == "evalsha" && a[3] == h.key {
+			h.f()
+		}
+		return next(ctx, cmd)
+	}
+}
