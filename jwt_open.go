@@ -17,6 +17,9 @@ func init() { Register("jwt", openJWTStore) }
 
 // openJWTStore opens jwt:?keys=file:keys.pem&iss=…&aud=…&revoked=…
 func openJWTStore(ctx context.Context, u *url.URL) (Store, error) {
+	if err := onlyParams(u); err != nil {
+		return nil, err
+	}
 	p := NewParams(u)
 	opts := &JWTOptions{
 		Issuer:      p.String("iss", ""),
@@ -29,9 +32,6 @@ func openJWTStore(ctx context.Context, u *url.URL) (Store, error) {
 	kids := p.All("kid")
 	revoked := p.String("revoked", "")
 	if err := p.Err(); err != nil {
-		return nil, err
-	}
-	if err := onlyParams(u); err != nil {
 		return nil, err
 	}
 	if text == nil {
@@ -78,11 +78,13 @@ func parseJWTKeys(text []byte, alg string) ([]JWTKey, error) {
 		}
 		return keys, nil
 	}
+	begun, read := bytes.Count(text, []byte("-----BEGIN")), 0
 	for {
 		var block *pem.Block
 		if block, text = pem.Decode(text); block == nil {
 			break
 		}
+		read++
 		if block.Type == "EC PARAMETERS" { // openssl ecparam writes it before the key
 			continue
 		}
@@ -95,8 +97,9 @@ func parseJWTKeys(text []byte, alg string) ([]JWTKey, error) {
 		}
 		keys = append(keys, JWTKey{Alg: fittingAlg(key, alg), Key: key})
 	}
-	if bytes.Contains(text, []byte("-----BEGIN")) {
-		return nil, fmt.Errorf("PEM block %d is damaged", len(keys)+1)
+	// pem.Decode passes over what it cannot read, wherever it stands.
+	if read != begun {
+		return nil, fmt.Errorf("of %d PEM blocks, %d can be read; the others are damaged", begun, read)
 	}
 	return keys, nil
 }

@@ -97,7 +97,7 @@ func TestRedisCheck(t *testing.T) {
 		client := redis.NewClient(&redis.Options{Addr: primary.Addr, ReadTimeout: 100 * time.Millisecond})
 		defer client.Close()
 		found(t, session.NewRedisStore(client, &session.RedisOptions{Replicas: 1}),
-			"ReadTimeout (100ms)", "Replicas is 1")
+			"no ContextTimeoutEnabled", "ReadTimeout (100ms)", "Replicas is 1")
 	})
 	t.Run("a remote host in clear", func(t *testing.T) {
 		ip := outboundIP(t)

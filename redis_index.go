@@ -109,18 +109,28 @@ func (s *RedisStore) DeleteUser(ctx context.Context, user, keep string) (int, er
 		mu       sync.Mutex
 		ended    int
 		failures []error
-		over     []any // entries without a record that can still come to life
+		over     []any // entries whose record has expired
 	)
 	deleteOne := func(id string, score float64) {
-		code, err := s.write(ctx, deleteUserScript, []string{s.key(id)}, now, escaped)
+		keys := []string{s.key(id)}
+		if !s.apart.Load() {
+			keys = append(keys, index)
+		}
+		code, err := s.write(ctx, deleteUserScript, keys, now, escaped, id)
+		if len(keys) > 1 && redis.HasErrorPrefix(err, "CROSSSLOT") {
+			s.apart.Store(true)
+			code, err = s.write(ctx, deleteUserScript, keys[:1], now, escaped, id)
+		}
 		mu.Lock()
 		defer mu.Unlock()
 		switch {
 		case err != nil:
 			failures = append(failures, err)
 		case code == 1:
+			// Where the script could not remove the entry as well, it stays
+			// until the Deadline: a sign-in that got no answer is sent again,
+			// and may bring the record back.
 			ended++
-			over = append(over, id)
 		case code == 2 || code == 0 && score <= float64(now):
 			// An entry is written before its record: one that has no record yet
 			// is a sign-in under way.

@@ -169,7 +169,8 @@ return 1
 var deleteScript = redis.NewScript(`return redis.call('DEL', KEYS[1])`)
 
 // deleteUserScript ends a session if it is this user's.
-// KEYS: the record. ARGV: now, user as in the text.
+// KEYS: the record, and the user's index if it lies on the same server.
+// ARGV: now, user as in the text, ID.
 // 1: ended, 2: removed, but it had expired, 0: there is no record, -1: it is not the user's.
 var deleteUserScript = redis.NewScript(luaRecord + `
 local text = head(KEYS[1])
@@ -177,6 +178,7 @@ if text == '' then return 0 end
 local expires, _, _, _, created, deadline, flags, user = parse(text)
 if user ~= ARGV[2] or string.find(flags, 'r', 1, true) then return -1 end
 redis.call('DEL', KEYS[1])
+if KEYS[2] then redis.call('ZREM', KEYS[2], ARGV[3]) end
 if live(tonumber(ARGV[1]), expires, created, deadline) then return 1 end
 return 2
 `)

@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	mathrand "math/rand/v2"
+	"slices"
 	"time"
 )
 
@@ -52,8 +53,22 @@ type revocation struct {
 	Ended    bool            `json:"ended,omitempty"`    // of a session
 	Replaced *replacedMarker `json:"replaced,omitempty"` // of a session
 
-	Generation string `json:"generation,omitempty"` // of a user
-	Keep       string `json:"keep,omitempty"`       // the ID of the session that DeleteUser spared
+	Generation string   `json:"generation,omitempty"` // of a user
+	Keep       string   `json:"keep,omitempty"`       // the ID of the session that DeleteUser spared
+	Kept       []string `json:"kept,omitempty"`       // the generations that its tokens may have; none: any
+}
+
+// maxKept bounds Kept; each DeleteUser that spares the same session again adds
+// one, and the session's next token needs the last one only.
+const maxKept = 100
+
+// ends tells whether the entry of a user ends the session with this ID, whose
+// token was sealed in this generation.
+func (e *revocation) ends(id, generation string) bool {
+	if e.Generation == generation {
+		return false
+	}
+	return e.Keep != id || e.Kept != nil && !slices.Contains(e.Kept, generation)
 }
 
 // replacedMarker is a Replaced marker; the times are in milliseconds.
@@ -135,7 +150,7 @@ func (r *revocations) loaded(ctx context.Context, rec *Record, generation string
 		return nil, ErrNotFound
 	case session != nil:
 		return nil, ErrNotFound
-	case user != nil && user.Generation != generation && user.Keep != rec.ID:
+	case user != nil && user.ends(rec.ID, generation):
 		return nil, ErrNotFound
 	}
 	rec.Tag = &tokenTag{user: rec.User, generation: generation, expires: rec.Expires}
@@ -165,7 +180,7 @@ func (r *revocations) admit(ctx context.Context, rec *Record) (generation string
 		return "", ErrNotFound
 	case user == nil:
 		return generation, nil
-	case rec.Version == 0 || user.Keep == rec.ID || known && user.Generation == generation:
+	case rec.Version == 0 || known && !user.ends(rec.ID, generation) || !known && user.Keep == rec.ID:
 		return user.Generation, nil
 	case known:
 		return "", ErrNotFound
@@ -200,7 +215,7 @@ func (r *revocations) saveMarker(ctx context.Context, rec *Record) error {
 		switch {
 		case err != nil:
 			return err
-		case user != nil && user.Generation != tag.generation && user.Keep != rec.ID:
+		case user != nil && user.ends(rec.ID, tag.generation):
 			return ErrNotFound
 		}
 	}
@@ -238,7 +253,9 @@ func (r *revocations) delete(ctx context.Context, id string) error {
 	})
 }
 
-// deleteUser starts a new generation of the user.
+// deleteUser starts a new generation of the user. The session that it keeps
+// must not have ended before: its tokens count if they are of the generation
+// that was current until now, or were kept by the call before.
 func (r *revocations) deleteUser(ctx context.Context, user, keep string) error {
 	switch {
 	case r.store == nil:
@@ -246,8 +263,16 @@ func (r *revocations) deleteUser(ctx context.Context, user, keep string) error {
 	case user == "":
 		return nil
 	}
-	next := &revocation{Generation: newGeneration(), Keep: keep}
-	return r.update(ctx, "user", user, r.until(time.Time{}), func(*revocation) (*revocation, error) {
+	generation := newGeneration()
+	return r.update(ctx, "user", user, r.until(time.Time{}), func(old *revocation) (*revocation, error) {
+		next := &revocation{Generation: generation, Keep: keep}
+		switch {
+		case keep == "" || old == nil: // nobody was signed out whose token still lives
+		case old.Keep != keep:
+			next.Kept = []string{old.Generation}
+		case old.Kept != nil:
+			next.Kept = append(old.Kept[max(0, len(old.Kept)-maxKept+1):], old.Generation)
+		}
 		return next, nil
 	})
 }

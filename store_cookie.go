@@ -17,14 +17,14 @@ func init() { Register("cookie", openCookie) }
 
 // openCookie opens cookie:?keys=env:SESSION_KEYS&revoked=…
 func openCookie(ctx context.Context, u *url.URL) (Store, error) {
+	if err := onlyParams(u); err != nil {
+		return nil, err
+	}
 	p := NewParams(u)
 	opts := &CookieOptions{Name: p.String("name", ""), Irrevocable: p.Bool("irrevocable")}
 	text := p.Secret("keys")
 	revoked := p.String("revoked", "")
 	if err := p.Err(); err != nil {
-		return nil, err
-	}
-	if err := onlyParams(u); err != nil {
 		return nil, err
 	}
 	if text == nil {
@@ -58,10 +58,18 @@ func openRevoked(ctx context.Context, kind, rawURL string) (Store, error) {
 	return s, nil
 }
 
-// onlyParams refuses a host or path where there are only parameters.
+// onlyParams refuses a host or path where there are only parameters, and a
+// revoked= whose URL was not escaped.
 func onlyParams(u *url.URL) error {
 	if u.Host != "" || u.Path != "" || u.Opaque != "" || u.User != nil || u.Fragment != "" {
 		return configError("%s: takes only parameters; write %s:?name=value&name=value, with special characters escaped", u.Scheme, u.Scheme)
+	}
+	// A password with & in a URL that nobody escaped falls apart, and its end
+	// would be repeated as a parameter that is not known.
+	_, after, _ := strings.Cut("&"+u.RawQuery, "&revoked=")
+	revoked, rest, _ := strings.Cut(after, "&")
+	if strings.Contains(revoked, "://") && !strings.Contains(revoked, "@") && strings.Contains(rest, "@") {
+		return configError("%s: revoked cannot be read; escape the special characters of its URL (& is %%26, @ is %%40)", u.Scheme)
 	}
 	return nil
 }

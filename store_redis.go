@@ -109,7 +109,7 @@ func NewRedisStore(client redis.UniversalClient, opts *RedisOptions) *RedisStore
 	s.apart.Store(true)
 	switch c := client.(type) {
 	case *redis.Client:
-		s.client, s.deadlines = withDeadlines(c), true
+		s.deadlines = c.Options().ContextTimeoutEnabled // not WithTimeout: its copy has no hooks
 		s.apart.Store(false)
 	case *redis.ClusterClient:
 		s.deadlines = c.Options().ContextTimeoutEnabled
@@ -119,18 +119,6 @@ func NewRedisStore(client redis.UniversalClient, opts *RedisOptions) *RedisStore
 		}
 	}
 	return s
-}
-
-// withDeadlines returns a copy of c, on the same connections, that returns at a
-// context's deadline. By default go-redis ignores it.
-func withDeadlines(c *redis.Client) *redis.Client {
-	if c.Options().ContextTimeoutEnabled {
-		return c
-	}
-	copied := c.WithTimeout(c.Options().ReadTimeout) // its options are its own
-	copied.Options().WriteTimeout = c.Options().WriteTimeout
-	copied.Options().ContextTimeoutEnabled = true
-	return copied
 }
 
 // Close closes the client that Open made.
