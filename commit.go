@@ -415,19 +415,23 @@ func (c *commit) replaceRecord(old *Record) error {
 	if err := c.trim(mine, old); err != nil {
 		return fail(err)
 	}
+	var err error
 	if old != nil {
-		if err := c.claim(old, token); err != nil {
+		var won bool
+		if won, err = c.claim(old, token); !won {
 			return fail(err)
 		}
 	}
 	c.signIn, c.renew, c.nextUser = false, false, ""
 	c.replaced, c.mute = false, false
-	return nil
+	return err
 }
 
 // claim ends old by putting a marker in its place, which one request alone can
-// do, and takes over what other requests saved in it meanwhile.
-func (c *commit) claim(old *Record, token string) error {
+// do, and takes over what other requests saved in it meanwhile. It may be won
+// and still fail, if too few replicas know of it: the answer is a failure then,
+// which carries the new token.
+func (c *commit) claim(old *Record, token string) (won bool, err error) {
 	for try := 0; ; try++ {
 		marker := *old
 		marker.User, marker.Data, marker.SignedIn = "", nil, time.Time{}
@@ -438,31 +442,34 @@ func (c *commit) claim(old *Record, token string) error {
 		marker.Expires = marker.Seen.Add(replacedFor)
 		_, err := c.save(&marker)
 		if err == nil {
-			return nil
+			return true, nil
 		}
 		if errors.Is(err, ErrNotFound) {
-			return errGone
+			return false, errGone
 		}
 		conflict := errors.Is(err, ErrConflict)
 		if conflict {
 			c.m.stats.conflicts.Add(1)
 			if err := c.backOff(try, err); err != nil {
-				return err
+				return false, err
 			}
 		}
 		now, lookErr := c.reload(token)
 		switch {
 		case lookErr == nil && now.Replaced && now.Device == c.rec.ID:
-			return nil // it was applied, only its answer was lost
+			if few := new(tooFewError); errors.As(err, &few) {
+				return true, err
+			}
+			return true, nil // it was applied, only its answer was lost
 		case !conflict:
-			return err
+			return false, err
 		case lookErr != nil:
-			return lookErr
+			return false, lookErr
 		case now.Replaced:
-			return errGone
+			return false, errGone
 		}
 		if err := c.takeOver(now); err != nil {
-			return err
+			return false, err
 		}
 		old = now
 	}

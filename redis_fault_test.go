@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"net"
+	"net/http"
 	"strings"
 	"sync"
 	"testing"
@@ -382,4 +383,42 @@ func TestRedisFull(t *testing.T) {
 	if n, err := e.store.DeleteUser(ctx, "ann", ""); n != 1 || err != nil {
 		t.Errorf("delete user: %d, %v", n, err)
 	}
+}
+
+// The answer to a sign-in whose end of the old session too few replicas know of
+// is a failure, but the user is signed in: the old token is dead.
+func TestRedisReplicasClaim(t *testing.T) {
+	primary, replicas := servers.RedisReplicas(t, 1)
+	client := redis.NewClient(redisOptions(primary.Addr))
+	defer client.Close()
+	store := session.NewRedisStore(client, &session.RedisOptions{Replicas: 1, ReplicaTimeout: 400 * time.Millisecond})
+	pausing := &pausesReplica{RedisStore: store, pause: replicas[0].Pause}
+	m := newManager(t, pausing, &session.Options{Timeout: 10 * time.Second})
+	_, old := do(m, "", sets(keyCart, "tea"))
+	pausing.armed = true
+	res, cookie := do(m, old, func(s *session.Session, _ http.ResponseWriter, _ *http.Request) { s.SetUser("ann") })
+	if res.StatusCode != http.StatusServiceUnavailable || cookie == old {
+		t.Errorf("status %d, a new token: %v; want 503 and the token", res.StatusCode, cookie != old)
+	}
+	s, err := m.Session(t.Context(), cookie)
+	if err != nil || s.User() != "ann" {
+		t.Errorf("the new token opens %q, %v", s.User(), err)
+	}
+	if s, err := m.Session(t.Context(), old); err != nil || !s.Replaced() {
+		t.Errorf("the old token: %v", err)
+	}
+}
+
+// pausesReplica stops the replica just before a marker is saved.
+type pausesReplica struct {
+	*session.RedisStore
+	pause func()
+	armed bool
+}
+
+func (p *pausesReplica) Save(ctx context.Context, rec *session.Record) (string, error) {
+	if p.armed && rec.Replaced {
+		p.pause()
+	}
+	return p.RedisStore.Save(ctx, rec)
 }

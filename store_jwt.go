@@ -89,7 +89,8 @@ type JWTOptions struct {
 // # Expiry
 //
 // exp is Expires rounded up to the second; this store goes by the millisecond.
-// A Save that asks for more than Lifetime is ErrConfig, for no service would
+// A Save that asks for more than Lifetime is ErrConfig (what exceeds it by less
+// than a minute is cut: clocks differ), for no service would
 // accept the token.
 //
 // # Failure
