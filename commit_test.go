@@ -239,14 +239,14 @@ func TestFromNeverReturnsNeitherSessionNorError(t *testing.T) {
 	m := newManager(t, panics{session.NewMemoryStore(nil)}, nil)
 	r := httptest.NewRequest("GET", "/", nil)
 	r.Header.Set("Cookie", "__Host-session="+session.NewToken())
-	from := func(ctx context.Context) (s *session.Session, err error, panicked any) {
+	from := func(ctx context.Context) (s *session.Session, panicked any, err error) {
 		defer func() { panicked = recover() }()
 		s, err = session.From(ctx)
 		return
 	}
 	m.Handler(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
 		from(r.Context())
-		if s, err, panicked := from(r.Context()); s == nil && err == nil && panicked == nil {
+		if s, panicked, err := from(r.Context()); s == nil && err == nil && panicked == nil {
 			t.Error("From returned nil and nil")
 		}
 	})).ServeHTTP(httptest.NewRecorder(), r)
