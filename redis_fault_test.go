@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -22,9 +23,9 @@ type lossyProxy struct {
 	Addr string
 
 	mu   sync.Mutex
-	lose int    // answers to be lost
-	lost int    // answers that were lost after the server had worked
-	then func() // called before the connection breaks
+	lose int          // answers to be lost
+	lost atomic.Int64 // answers that were lost after the server had worked
+	then func()       // called before the connection breaks
 }
 
 func newLossyProxy(t *testing.T, server string) *lossyProxy {
@@ -84,13 +85,13 @@ func (p *lossyProxy) serve(ctx context.Context, client net.Conn, addr string) {
 		then := func() {}
 		if losing && !bytes.Contains(b[:n], []byte("NOSCRIPT")) {
 			p.lose--
-			p.lost++
 			then = p.then
 			n = -1
 		}
 		p.mu.Unlock()
 		if n < 0 {
 			then()
+			p.lost.Add(1) // after then: who sees it sees what then did
 			break
 		}
 		client.Write(b[:n])
@@ -105,7 +106,8 @@ func (p *lossyProxy) serve(ctx context.Context, client net.Conn, addr string) {
 func (p *lossyProxy) loseNext(n int, then func()) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.lose, p.lost, p.then = n, 0, then
+	p.lose, p.then = n, then
+	p.lost.Store(0)
 }
 
 func TestRedisLostAnswer(t *testing.T) {
@@ -147,8 +149,8 @@ func TestRedisLostAnswer(t *testing.T) {
 				})
 				_, err := behind.Save(t.Context(), rec)
 				wantErr(t, "save", err, tt.want)
-				if proxy.lost != tt.lost {
-					t.Fatalf("%d answers were lost", proxy.lost)
+				if lost := proxy.lost.Load(); lost != int64(tt.lost) {
+					t.Fatalf("%d answers were lost", lost)
 				}
 				if v := e.load(t, token).Version; v != tt.wantVerson {
 					t.Errorf("version %d, want %d", v, tt.wantVerson)
@@ -338,8 +340,8 @@ func TestRedisReplicasLostAnswer(t *testing.T) {
 	_, token := e.create(t, "ann")
 	rec := e.load(t, token)
 	proxy.loseNext(1, func() {})
-	if _, err := behind.Save(t.Context(), rec); err != nil || proxy.lost != 1 {
-		t.Errorf("%v, %d answers lost", err, proxy.lost)
+	if _, err := behind.Save(t.Context(), rec); err != nil || proxy.lost.Load() != 1 {
+		t.Errorf("%v, %d answers lost", err, proxy.lost.Load())
 	}
 	if v := e.load(t, token).Version; v != 2 {
 		t.Errorf("version %d", v)
