@@ -5,7 +5,9 @@ import (
 	"fmt"
 	"net"
 	"slices"
+	"strconv"
 	"testing"
+	"time"
 
 	"github.com/redis/go-redis/v9"
 )
@@ -114,14 +116,28 @@ func RedisReplicas(t testing.TB, n int, conf ...string) (*RedisServer, []*RedisS
 
 func (s *RedisServer) port() string { return s.Addr[len("127.0.0.1:"):] }
 
-// waitReplicas waits until n replicas acknowledge what is written.
+// waitReplicas waits until n replicas acknowledge what is written. Without a
+// write of its connection before it, WAIT counts replicas that are connected,
+// which after a synchronisation may be a second away from an acknowledgement.
 func (s *RedisServer) waitReplicas(t testing.TB, n int) {
 	t.Helper()
 	Wait(t, "replicas of "+s.Addr, startTimeout, func(ctx context.Context) error {
-		got, err := s.Client.Do(ctx, "wait", n, 100).Int()
-		if err == nil && got < n {
-			err = fmt.Errorf("%d of %d replicas", got, n)
+		for i := 0; ; i++ {
+			pipe := s.Client.Pipeline()
+			write := pipe.Set(ctx, "ready:"+strconv.Itoa(i), "", 100*time.Millisecond)
+			wait := pipe.Do(ctx, "wait", n, 100)
+			pipe.Exec(ctx)
+			if redis.HasErrorPrefix(write.Err(), "MOVED") && i < 1000 {
+				continue // on a Cluster, until the key is this server's
+			}
+			if err := write.Err(); err != nil {
+				return err
+			}
+			got, err := wait.Int()
+			if err == nil && got < n {
+				err = fmt.Errorf("%d of %d replicas", got, n)
+			}
+			return err
 		}
-		return err
 	})
 }
