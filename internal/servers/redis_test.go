@@ -16,6 +16,9 @@ func TestRedisServers(t *testing.T) {
 	lap("cluster")
 	n := c.AddPrimary(t)
 	lap("add")
+	replica := c.AddReplica(t, n) // of a primary that has no slots, and takes no writes
+	c.Remove(t, replica)
+	lap("add a replica and remove it")
 	from := c.Primaries(t)[0]
 	c.MoveSlots(t, from, n, c.SlotsOf(t, from)[:100], nil)
 	lap("move 100 slots")
