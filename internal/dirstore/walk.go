@@ -22,7 +22,12 @@ type walk struct {
 // Scan implements session.Scanner. It reads folder by folder.
 func (s *Store) Scan(ctx context.Context) iter.Seq2[*session.Record, error] {
 	return func(yield func(*session.Record, error) bool) {
-		for n := range folders {
+		there, err := s.foldersOf(ctx, recordsDir)
+		if err != nil {
+			yield(nil, s.wrap("scan", err))
+			return
+		}
+		for _, n := range there {
 			names, err := s.recordsIn(ctx, n)
 			more := true
 			if err == nil {
@@ -75,13 +80,16 @@ func (s *Store) Clean(ctx context.Context, now time.Time, limit int) (int, error
 			return 0, s.wrap("clean", err)
 		}
 	}
+	there, err := s.foldersFrom(ctx, first)
+	if err != nil {
+		return 0, s.wrap("clean", err)
+	}
 	clock, err := s.treeNow(ctx)
 	if err != nil {
 		return 0, s.wrap("clean", err)
 	}
 	total := 0
-	for i := range folders {
-		n := (first + i) % folders
+	for i, n := range there {
 		removed, err := s.cleanRecords(ctx, n, now, limit, total)
 		total += removed
 		if err == nil {
@@ -91,7 +99,7 @@ func (s *Store) Clean(ctx context.Context, now time.Time, limit int) (int, error
 		if err != nil || full {
 			next := n // there may be more
 			if err != nil && i == 0 && removed == 0 {
-				next = (n + 1) % folders // a folder that takes longer than ctx lasts must not stop all others
+				next = n + 1 // a folder that takes longer than ctx lasts must not stop all others
 			}
 			s.stopAt(next)
 			return total, s.wrap("clean", err)
@@ -99,6 +107,24 @@ func (s *Store) Clean(ctx context.Context, now time.Time, limit int) (int, error
 	}
 	s.stopAt(first)
 	return total, nil
+}
+
+// foldersFrom lists the folders of records and of index entries, first and what
+// comes after it before the others.
+func (s *Store) foldersFrom(ctx context.Context, first int) ([]int, error) {
+	records, err := s.foldersOf(ctx, recordsDir)
+	if err != nil {
+		return nil, err
+	}
+	users, err := s.foldersOf(ctx, usersDir)
+	if err != nil {
+		return nil, err
+	}
+	all := append(records, users...)
+	slices.Sort(all)
+	all = slices.Compact(all)
+	at, _ := slices.BinarySearch(all, first)
+	return slices.Concat(all[at:], all[:at]), nil
 }
 
 func (s *Store) stopAt(n int) {
