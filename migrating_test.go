@@ -468,9 +468,13 @@ func TestMigratingUnderLoad(t *testing.T) {
 		"memory": func(t *testing.T) session.Store { return session.NewMemoryStore(nil) },
 		"redis":  func(t *testing.T) session.Store { return openURL(t, "redis://"+miniredis.RunT(t).Addr()) },
 	}
+	rounds := 36
+	if testing.Short() {
+		rounds = 12
+	}
 	for _, pair := range [][2]string{{"memory", "memory"}, {"memory", "redis"}, {"redis", "memory"}, {"redis", "redis"}} {
 		t.Run(pair[0]+" to "+pair[1], func(t *testing.T) {
-			ledger.Migration(t, stores[pair[0]](t), stores[pair[1]](t), 60)
+			ledger.Migration(t, stores[pair[0]](t), stores[pair[1]](t), rounds)
 		})
 	}
 }
