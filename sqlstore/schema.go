@@ -155,6 +155,10 @@ func (s *Store) Check(ctx context.Context) error {
 	}
 	for _, text := range probes {
 		if _, err := s.write.ExecContext(ctx, s.sql(text)); err != nil {
+			if s.judge(err) == missing {
+				return configError("%s: %s_schema says that version %d was made, but a table or a column of it is missing; restore it, or drop the three tables and migrate: %w",
+					s.name, s.table, version.Int64, plain(err))
+			}
 			return s.explain(ctx, "check", err)
 		}
 	}

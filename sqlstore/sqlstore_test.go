@@ -15,6 +15,15 @@ var everywhere = []struct {
 }{
 	{"Store", func(t *testing.T, e *env) { storetest.Run(t, e.backend) }},
 	{"HTTP", func(t *testing.T, e *env) { storetest.RunHTTP(t, e.backend) }},
+	{"schema", testSchema},
+	{"users are bytes", testBytes},
+	{"foreign IDs", testForeignIDs},
+	{"too large", testTooLarge},
+	{"a damaged row", testDamagedRow},
+	{"many sessions", testManySessions},
+	{"DeleteUser ends what Renew makes", testDeleteUserRenew},
+	{"Clean", testClean},
+	{"Clean leaves what was touched", testCleanTouched},
 }
 
 func runEverywhere(t *testing.T, e *env) {
