@@ -2,6 +2,7 @@ package memcachedstore_test
 
 import (
 	"errors"
+	"strings"
 	"testing"
 	"time"
 
@@ -69,3 +70,5 @@ func deleteUser(t testing.TB, s session.UserDeleter, user, keep string, want int
 		t.Errorf("DeleteUser(%q, %q) = %d, %v; want %d", user, keep, n, err, want)
 	}
 }
+
+func contains(err error, text string) bool { return strings.Contains(err.Error(), text) }

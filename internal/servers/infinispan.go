@@ -5,7 +5,6 @@ import (
 	"context"
 	_ "embed"
 	"errors"
-	"fmt"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -43,13 +42,11 @@ type InfinispanMember struct {
 	Addr string
 
 	root    string
-	conf    map[string][]byte
 	started int // times that it has said so
 }
 
-// Infinispan starts n members. If user is not "", they ask for that name and
-// password.
-func Infinispan(t testing.TB, n int, user, password string) *InfinispanServers {
+// Infinispan starts n members.
+func Infinispan(t testing.TB, n int) *InfinispanServers {
 	t.Helper()
 	java := Require(t, "java", javaHint)
 	jars := mavenJars(t, "infinispan-"+infinispanVersion,
@@ -64,20 +61,10 @@ func Infinispan(t testing.TB, n int, user, password string) *InfinispanServers {
 	for i := range n {
 		dir := t.TempDir()
 		m := &InfinispanMember{Addr: "127.0.0.1:" + FreePort(t), root: filepath.Join(dir, "server")}
-		realm := "none"
-		if user != "" {
-			realm = "users"
-		}
-		m.conf = map[string][]byte{
-			"infinispan.xml":    infinispanXML,
-			"log4j2.xml":        infinispanLog,
-			"users.properties":  fmt.Appendf(nil, "%s=%s\n", user, password),
-			"groups.properties": fmt.Appendf(nil, "%s=admin\n", user),
-		}
 		m.clear(t)
 		property := func(name, value string) string { return "-Dtest." + name + "=" + value }
 		args := append(javaArgs(java, filepath.Join(jars, "*")), "-Xmx256m", "-XX:MaxDirectMemorySize=64m",
-			property("cluster.name", "sessions-"+ports[0]), property("node", "n"+strconv.Itoa(i)), property("realm", realm),
+			property("cluster.name", "sessions-"+ports[0]), property("node", "n"+strconv.Itoa(i)),
 			property("port", m.port()), property("rest.port", FreePort(t)), property("cluster.port", ports[i]), property("cluster.hosts", strings.Join(hosts, ",")),
 			property("watch.offset", watchOffset(t, ports[i])),
 			"org.infinispan.server.Bootstrap", "-s", m.root, "-c", "infinispan.xml")
@@ -123,7 +110,7 @@ func (m *InfinispanMember) clear(t testing.TB) {
 	for _, dir := range []string{"conf", "data", "lib", "log"} {
 		must(t, dir, os.MkdirAll(filepath.Join(m.root, dir), 0o755))
 	}
-	for file, text := range m.conf {
+	for file, text := range map[string][]byte{"infinispan.xml": infinispanXML, "log4j2.xml": infinispanLog} {
 		must(t, file, os.WriteFile(filepath.Join(m.root, "conf", file), text, 0o600))
 	}
 }

@@ -20,7 +20,7 @@ func TestMemcachedServer(t *testing.T) {
 }
 
 func TestInfinispanServers(t *testing.T) {
-	c := servers.Infinispan(t, 2, "", "")
+	c := servers.Infinispan(t, 2)
 	if got := c.Members[0].Ask(t, "add a 0 0 1\r\nx"); got[0] != "STORED" {
 		t.Errorf("answers %q", got)
 	}
