@@ -3,6 +3,7 @@ package memcachedstore
 import (
 	"bufio"
 	"context"
+	"crypto/rand"
 	"errors"
 	"fmt"
 	"net"
@@ -147,11 +148,20 @@ const maxSkew = 5 * time.Second
 // checkReplication writes an item through one member and reads it through the
 // others.
 func (s *Store) checkReplication(ctx context.Context) error {
-	key := s.prefix + "check:" + hashed(fmt.Sprint(s.servers[0].addr, time.Now().UnixNano()))
-	it := &memcache.Item{Key: key, Value: []byte("x"), Expiration: 60}
-	if _, err := call(ctx, s.servers[0], func(c *memcache.Client) (struct{}, error) { return struct{}{}, c.Add(it) }); err != nil {
+	first := s.servers[0]
+	it := &memcache.Item{Key: s.prefix + "check:" + rand.Text(), Value: []byte("x"), Expiration: 60}
+	if _, err := call(ctx, first, func(c *memcache.Client) (struct{}, error) { return struct{}{}, c.Add(it) }); err != nil {
 		return err
 	}
+	found := s.findReplica(ctx, it.Key)
+	_, err := call(ctx, first, func(c *memcache.Client) (struct{}, error) { return struct{}{}, c.Delete(it.Key) })
+	if found != nil {
+		return found
+	}
+	return err
+}
+
+func (s *Store) findReplica(ctx context.Context, key string) error {
 	for _, other := range s.servers[1:] {
 		got, err := call(ctx, other, func(c *memcache.Client) (*memcache.Item, error) { return c.Get(key) })
 		switch {
@@ -163,8 +173,7 @@ func (s *Store) checkReplication(ctx context.Context) error {
 			return fmt.Errorf("%w: %w", errUnfit, errNoCAS)
 		}
 	}
-	_, err := call(ctx, s.servers[0], func(c *memcache.Client) (struct{}, error) { return struct{}{}, c.Delete(key) })
-	return err
+	return nil
 }
 
 // console asks a server about itself, which the client cannot.

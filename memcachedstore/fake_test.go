@@ -28,7 +28,8 @@ type fake struct {
 	used    *list.List               // most recently used first
 	last    uint64                   // number of the last write
 	evicted int
-	log     []string // the commands, without values
+	log     []string          // the commands, without values
+	garbled map[string]string // key to what a get answers
 }
 
 type fakeConf struct {
@@ -176,6 +177,9 @@ func (f *fake) do(args []string, value []byte) string {
 }
 
 func (f *fake) get(keys []string, withCAS bool) string {
+	if text := f.garbled[keys[0]]; text != "" {
+		return text
+	}
 	var b strings.Builder
 	for _, key := range keys {
 		it := f.find(key)
@@ -369,6 +373,13 @@ func (f *fake) write(t testing.TB, key string, value []byte) {
 	if answer := f.store([]string{"set", key, "0", "0", strconv.Itoa(len(value))}, value); answer != "STORED\r\n" {
 		t.Fatal(answer)
 	}
+}
+
+// garble makes a get of the key answer with a text; "" mends it.
+func (f *fake) garble(key, text string) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.garbled = map[string]string{key: text}
 }
 
 // commands returns what was asked since the last call.

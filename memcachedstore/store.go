@@ -182,8 +182,8 @@ func New(servers []string, opts *Options) (*Store, error) {
 		return nil, configError("Prefix takes at most %d characters of printable ASCII without spaces", maxPrefix)
 	case (opts.Username == "") != (opts.Password == ""):
 		return nil, configError("Username and Password belong together; set both or none")
-	case strings.ContainsAny(opts.Username, " \r\n") || strings.ContainsAny(opts.Password, "\r\n"):
-		return nil, configError("the protocol takes no spaces in Username and no line ends in Username and Password")
+	case strings.ContainsAny(opts.Username+opts.Password, " \r\n"):
+		return nil, configError("the protocol takes no spaces and no line ends in Username and Password")
 	}
 	servers = slices.Clone(servers)
 	for i, addr := range servers {
