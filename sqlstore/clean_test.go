@@ -171,6 +171,7 @@ func testCleanTouched(t *testing.T, e *env) {
 // server.
 func testRunCleaner(t *testing.T, p *place, restart func()) {
 	const expired, live = 10_000, 50
+	p.open(t) // makes the tables
 	p.insert(t, live, "here", time.Hour)
 	p.insert(t, expired, "gone", -time.Hour)
 	ctx, stop := context.WithCancel(t.Context())

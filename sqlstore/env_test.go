@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"net/url"
+	"os"
 	"path/filepath"
 	"sync/atomic"
 	"testing"
@@ -21,7 +22,13 @@ import (
 	"github.com/jackc/pgx/v5/stdlib"
 )
 
-func TestMain(m *testing.M) { ledger.Main(m) }
+func TestMain(m *testing.M) {
+	if os.Getenv(envURL) != "" {
+		fmt.Fprintln(os.Stderr, addHere())
+		os.Exit(1)
+	}
+	ledger.Main(m)
+}
 
 // env is a database that tests keep sessions in, each in tables of its own.
 type env struct {
@@ -53,6 +60,9 @@ func (p *place) url(params ...string) string { return p.urlAt(p.addr, params...)
 
 func (p *place) urlAt(addr string, params ...string) string {
 	q := "?table=" + p.table + "&migrate=true"
+	if p.dialect != sqlstore.SQLite {
+		q += "&dial_timeout=20s" // the machine may be busy with other tests
+	}
 	for _, param := range params {
 		q += "&" + param
 	}
@@ -117,7 +127,7 @@ func (p *place) db(t testing.TB) *sql.DB {
 func (p *place) exec(t testing.TB, db *sql.DB, text string) {
 	t.Helper()
 	if _, err := db.ExecContext(context.Background(), text); err != nil {
-		t.Fatalf("%s: %v", text, err)
+		t.Fatalf("%.200s: %v", text, err)
 	}
 }
 

@@ -1,6 +1,7 @@
 package sqlstore
 
 import (
+	"testing"
 	"time"
 
 	"github.com/distsession/session"
@@ -11,3 +12,12 @@ func SetClock(s session.Store, now func() time.Time) { s.(*Store).now = now }
 
 // Pages are how many rows a statement of List and of Clean takes.
 const ListPage, CleanPage = listPage, cleanPage
+
+// Pragma is the number that a pragma has on the connection that writes.
+func Pragma(t testing.TB, s *Store, name string) (n int) {
+	t.Helper()
+	if err := s.write.QueryRowContext(t.Context(), "PRAGMA "+name).Scan(&n); err != nil {
+		t.Fatal(err)
+	}
+	return n
+}

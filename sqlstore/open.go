@@ -28,7 +28,7 @@ const (
 	poolSize     = 16
 	connLifetime = 5 * time.Minute // a connection to what has become a replica ends some time
 
-	firstCheck = 2 * time.Second  // that Open takes at most where the database does not answer
+	firstCheck = 5 * time.Second  // that Open takes at most where the database does not answer
 	setup      = 30 * time.Second // that it takes where it does: Migrate waits for other nodes
 	nextCheck  = time.Second      // at first, then ever longer
 )

@@ -185,35 +185,42 @@ func (s *Store) bounded(ctx context.Context) (context.Context, context.CancelFun
 	return context.WithTimeout(ctx, s.timeout)
 }
 
-// do calls f, and again where that is worth it: a connection broke, which a
-// restart of the server does to all of the pool, or another statement was in
-// the way. What f does can be done twice.
+// do calls f, and again where that is worth it, and names the act in an error.
 func (s *Store) do(ctx context.Context, act string, f func(ctx context.Context) error) error {
 	ctx, cancel := s.bounded(ctx)
 	defer cancel()
+	err := s.again(ctx, f)
+	switch {
+	case err == nil, errors.Is(err, session.ErrNotFound), errors.Is(err, session.ErrConflict), errors.Is(err, session.ErrTooLarge):
+		return err
+	case ctx.Err() == nil && s.judge(err) == tooLarge:
+		return tooLargeError("%s: %w", act, plain(err))
+	}
+	return s.failure(ctx, act, err)
+}
+
+// again calls f, and once more where a connection broke, which a restart of the
+// server does to all of the pool, or another statement was in the way. What f
+// does can be done twice.
+func (s *Store) again(ctx context.Context, f func(ctx context.Context) error) error {
 	pause := firstPause
 	for tries := 1; ; {
 		err := f(ctx)
-		switch {
-		case err == nil, errors.Is(err, session.ErrNotFound), errors.Is(err, session.ErrConflict), errors.Is(err, session.ErrTooLarge):
+		if err == nil || ctx.Err() != nil {
 			return err
-		case ctx.Err() != nil:
-			return s.failure(ctx, act, err)
 		}
 		switch s.judge(err) {
-		case clash:
+		case clash: // as often as there is time
 		case broken:
 			if tries++; tries > brokenTries {
-				return s.failure(ctx, act, err)
+				return err
 			}
-		case tooLarge:
-			return tooLargeError("%s: %w", act, plain(err))
 		default:
-			return s.failure(ctx, act, err)
+			return err
 		}
 		select {
 		case <-ctx.Done():
-			return s.failure(ctx, act, err)
+			return err
 		case <-time.After(pause/2 + rand.N(pause)):
 			pause = min(2*pause, longPause)
 		}

@@ -99,6 +99,9 @@ func fits(rec *session.Record) error {
 // fitsPacket asks MySQL how large a statement may be, for it breaks the
 // connection over one that is larger.
 func (s *Store) fitsPacket(ctx context.Context, data int) error {
+	if !s.prepare {
+		data *= 2 // the driver may escape every byte
+	}
 	if s.traits != mysqlTraits || data < packetUnknown {
 		return nil
 	}
@@ -110,7 +113,7 @@ func (s *Store) fitsPacket(ctx context.Context, data int) error {
 		s.packet.Store(limit)
 	}
 	if int64(data)+packetRest > limit {
-		return tooLargeError("values of %d bytes; the server takes %d (max_allowed_packet)", data, limit-packetRest)
+		return tooLargeError("values that take %d bytes in a statement; the server's max_allowed_packet is %d", data, limit)
 	}
 	return nil
 }
@@ -155,6 +158,11 @@ func (s *Store) update(ctx context.Context, w *write) error {
 	var err error
 	if s.atomic {
 		err = s.queries.update.row(ctx, append(args, w.id)...).Scan(&n, &f.version, &f.expires, &f.trail)
+		if err == nil && n == 0 && f.live(w.now) && f.version.Int64 == w.version {
+			// It waited for another statement, and saw the row as it was before.
+			f = found{}
+			err = s.look(ctx, w, &f)
+		}
 	} else if n, err = s.queries.update.exec(ctx, args...); err == nil && n == 0 {
 		err = s.look(ctx, w, &f)
 	}
@@ -168,9 +176,7 @@ func (s *Store) update(ctx context.Context, w *write) error {
 	case w.made(&f):
 		return nil
 	case f.version.Int64 == w.version:
-		// The row is as it was before the statement waited for another one,
-		// which changed or removed it, or it was made anew.
-		return errAgain
+		return errAgain // it went and was made anew between the two
 	}
 	return session.ErrConflict
 }

@@ -134,10 +134,18 @@ func run(ctx context.Context, conn *sql.Conn, st statement) error {
 func (s *Store) Check(ctx context.Context) error {
 	ctx, cancel := s.bounded(ctx)
 	defer cancel()
+	err := s.again(ctx, s.check)
+	if err == nil || isConfig(err) {
+		return err
+	}
+	return s.explain(ctx, "check", err)
+}
+
+func (s *Store) check(ctx context.Context) error {
 	if s.primary != "" {
 		var why string
 		if err := s.write.QueryRowContext(ctx, s.primary).Scan(&why); err != nil {
-			return s.explain(ctx, "check", err)
+			return err
 		}
 		if why != "" {
 			return configError("%s: %s", s.name, why)
@@ -147,19 +155,20 @@ func (s *Store) Check(ctx context.Context) error {
 	err := s.write.QueryRowContext(ctx, s.sql("SELECT max(version), max(oldest) FROM {schema}")).Scan(&version, &oldest)
 	switch {
 	case err != nil:
-		return s.explain(ctx, "check", err)
+		return err
 	case int(version.Int64) < s.newest():
 		return &outdatedError{configError("the schema of table %s is of version %d, and this program needs %d; %s", s.table, version.Int64, s.newest(), howToMigrate)}
 	case int(oldest.Int64) > s.newest():
 		return configError("the schema of table %s is of version %d, and this program knows it only up to %d; update the program", s.table, version.Int64, s.newest())
 	}
 	for _, text := range probes {
-		if _, err := s.write.ExecContext(ctx, s.sql(text)); err != nil {
-			if s.judge(err) == missing {
-				return configError("%s: %s_schema says that version %d was made, but a table or a column of it is missing; restore it, or drop the three tables and migrate: %w",
-					s.name, s.table, version.Int64, plain(err))
-			}
-			return s.explain(ctx, "check", err)
+		_, err := s.write.ExecContext(ctx, s.sql(text))
+		switch {
+		case err != nil && s.judge(err) == missing:
+			return configError("%s: %s_schema says that version %d was made, but a table or a column of it is missing; restore it, or drop the three tables and migrate: %w",
+				s.name, s.table, version.Int64, plain(err))
+		case err != nil:
+			return err
 		}
 	}
 	return nil
