@@ -8,6 +8,7 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
+	"strings"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -34,7 +35,7 @@ func TestMain(m *testing.M) {
 type env struct {
 	dialect sqlstore.Dialect
 	addr    string // of the server; "" for SQLite
-	maxData int
+	maxData int    // that the suites try; 0: 64 KiB, for the store's own limit takes long to fill
 }
 
 var tables atomic.Int64
@@ -68,9 +69,12 @@ func (p *place) urlAt(addr string, params ...string) string {
 	}
 	switch p.dialect {
 	case sqlstore.SQLite:
+		if !strings.Contains(q, "synchronous=") {
+			q += "&synchronous=normal" // nobody pulls the plug
+		}
 		return "sqlite://" + p.file + q
 	case sqlstore.PostgreSQL:
-		return "postgres://" + servers.SQLUser + ":" + servers.SQLPassword + "@" + addr + "/" + servers.SQLUser + q
+		return "postgres://" + servers.SQLUser + ":" + servers.SQLPassword + "@" + addr + "/" + servers.SQLUser + q + "&sslmode=disable"
 	default:
 		return "mariadb://" + servers.SQLUser + ":" + servers.SQLPassword + "@" + addr + "/" + servers.SQLUser + q
 	}

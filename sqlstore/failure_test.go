@@ -126,7 +126,7 @@ func testLostAnswer(t *testing.T, server *dbServer) {
 	wantErr(t, "Load", err, session.ErrNotFound)
 
 	// What was ended while the answer was lost stays ended.
-	rec, token = p.create(t, direct, "bob")
+	_, token = p.create(t, direct, "bob")
 	rec = load(t, behind, token)
 	proxy.LoseNext(1, naming(rec.ID), func() {
 		if err := direct.Delete(context.Background(), rec.ID); err != nil {
@@ -223,8 +223,8 @@ func testHalfOpen(t *testing.T, server *dbServer) {
 	p := server.place(t)
 	proxy := faults.NewProxy(t, server.addr)
 	s := p.openURL(t, p.urlAt(proxy.Addr, "pool_size=3"))
-	rec, token := p.create(t, s, "ann")
-	rec = load(t, s, token)
+	_, token := p.create(t, s, "ann")
+	rec := load(t, s, token)
 	h := site(t, s)
 	up(t, h, token, "ann")
 	proxy.Stall()

@@ -130,9 +130,6 @@ func testRoundTrips(t *testing.T, e *env) {
 // A statement that the server would break the connection over is not sent.
 func testPacket(t *testing.T, e *env) {
 	p := e.place(t)
-	db := p.db(t)
-	p.exec(t, db, "SET GLOBAL max_allowed_packet = 1048576")
-	defer p.exec(t, db, "SET GLOBAL max_allowed_packet = DEFAULT")
 	for params, fits := range map[string]int{"prepare=true": 1<<20 - 8<<10, "prepare=false": 500 << 10} {
 		s := p.open(t, params)
 		rec, token := p.create(t, s, "ann")

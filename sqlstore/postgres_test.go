@@ -55,6 +55,12 @@ func testPostgreSQL(t *testing.T, server *servers.PostgresServer, e *env) {
 		l.Close()
 		everyCall(t, p, p.openURL(t, p.urlAt(l.Addr().String()+","+e.addr)))
 	})
+	t.Run("behind PgBouncer", func(t *testing.T) {
+		p := e.place(t)
+		s := p.openURL(t, p.urlAt(servers.PgBouncer(t, server), "prepare=false"))
+		everyCall(t, p, s)
+		count(t, p, s)
+	})
 	t.Run("a socket", func(t *testing.T) {
 		p := e.place(t)
 		_, port, _ := strings.Cut(e.addr, ":")

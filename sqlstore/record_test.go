@@ -1,6 +1,8 @@
 package sqlstore_test
 
 import (
+	"bytes"
+	"crypto/rand"
 	"errors"
 	"fmt"
 	"strings"
@@ -65,9 +67,41 @@ func testForeignIDs(t *testing.T, e *env) {
 	}
 }
 
+// large is n bytes of every kind.
+func large(n int) []byte {
+	block := make([]byte, 1<<16)
+	rand.Read(block)
+	return bytes.Repeat(block, n>>16)
+}
+
+func testLarge(t *testing.T, e *env) {
+	p := e.place(t)
+	size := 16 << 20
+	if e.dialect == sqlstore.MySQL { // its default
+		db := p.db(t)
+		size = p.number(t, db, "SELECT @@global.max_allowed_packet")
+		p.exec(t, db, "SET GLOBAL max_allowed_packet = DEFAULT")
+		defer p.exec(t, db, fmt.Sprintf("SET GLOBAL max_allowed_packet = %d", size))
+		size = 15 << 20
+	}
+	s := p.open(t)
+	rec, token := p.record("ann")
+	for n := range 2 { // creates, then updates
+		rec.Data = large(size)
+		save(t, s, rec)
+		got := load(t, s, token)
+		if !bytes.Equal(got.Data, rec.Data) || got.Version != int64(n+1) {
+			t.Fatalf("%d bytes came back as %d, version %d", size, len(got.Data), got.Version)
+		}
+		rec = got
+	}
+}
+
+// What does not fit is told so, and what was there stays.
 func testTooLarge(t *testing.T, e *env) {
 	p := e.place(t)
 	s := p.open(t)
+	_, token := p.create(t, s, "ann")
 	for _, tt := range []struct {
 		why    string
 		change func(*session.Record)
@@ -77,10 +111,19 @@ func testTooLarge(t *testing.T, e *env) {
 		{"the ID", func(r *session.Record) { r.ID = strings.Repeat("i", 256) }},
 		{"the values", func(r *session.Record) { r.Data = make([]byte, 64<<20+1) }},
 	} {
-		rec, _ := p.record("ann")
+		rec, created := p.record("ann")
 		tt.change(rec)
 		_, err := s.Save(t.Context(), rec)
 		wantErr(t, tt.why, err, session.ErrTooLarge)
+		_, err = s.Load(t.Context(), created)
+		wantErr(t, tt.why+", then Load", err, session.ErrNotFound)
+		rec = load(t, s, token)
+		tt.change(rec)
+		_, err = s.Save(t.Context(), rec)
+		wantErr(t, tt.why+" of one that is there", err, session.ErrTooLarge)
+	}
+	if got := load(t, s, token); got.Version != 1 || got.User != "ann" || string(got.Data) != `{"n":1}` {
+		t.Errorf("stored is %+v", got)
 	}
 	if n, err := s.DeleteUser(t.Context(), strings.Repeat("u", 2000), ""); n != 0 || err != nil {
 		t.Errorf("DeleteUser of a name that cannot be there = %d, %v", n, err)

@@ -58,9 +58,8 @@ func testSQLite(t *testing.T, e *env) {
 		}
 	})
 	t.Run("durable unless told otherwise", func(t *testing.T) {
-		for params, want := range map[string]int{"": 2, "synchronous=normal": 1} {
-			p := e.place(t)
-			s := p.open(t, params)
+		for params, want := range map[string]int{"": 2, "?synchronous=full": 2, "?synchronous=normal": 1} {
+			s := e.place(t).openURL(t, "sqlite://"+filepath.Join(t.TempDir(), "sessions.db")+params)
 			if got := sqlstore.Pragma(t, s, "synchronous"); got != want {
 				t.Errorf("%q: synchronous is %d; want %d", params, got, want)
 			}
@@ -91,7 +90,7 @@ func testSQLite(t *testing.T, e *env) {
 			load(t, s, token)
 		}
 	})
-	t.Run("two processes", func(t *testing.T) { ledger.TwoProcesses(t, e.place(t).url("synchronous=normal"), 4, 200) })
+	t.Run("two processes", func(t *testing.T) { ledger.TwoProcesses(t, e.place(t).url(), 4, 200) })
 	t.Run("a clock one minute off", func(t *testing.T) { testClocks(t, e) })
 	t.Run("cleaners", func(t *testing.T) { testRunCleaner(t, e.place(t), func() {}) })
 	t.Run("killed under load", func(t *testing.T) { testKilledProcess(t, e.place(t)) })
@@ -194,7 +193,7 @@ func testKilledProcess(t *testing.T, p *place) {
 	for range 5 {
 		_, token := p.create(t, s, "ann")
 		cmd := exec.CommandContext(t.Context(), program)
-		cmd.Env = append(os.Environ(), envURL+"="+p.url(), envToken+"="+token)
+		cmd.Env = append(os.Environ(), envURL+"="+p.url("synchronous=full"), envToken+"="+token)
 		out, err := cmd.StdoutPipe()
 		if err != nil {
 			t.Fatal(err)

@@ -18,6 +18,7 @@ var everywhere = []struct {
 	{"schema", testSchema},
 	{"users are bytes", testBytes},
 	{"foreign IDs", testForeignIDs},
+	{"large", testLarge},
 	{"too large", testTooLarge},
 	{"a damaged row", testDamagedRow},
 	{"many sessions", testManySessions},
@@ -50,21 +51,21 @@ func runEverywhere(t *testing.T, e *env) {
 }
 
 func TestSQLite(t *testing.T) {
-	e := &env{dialect: sqlstore.SQLite, maxData: 16 << 20}
+	e := &env{dialect: sqlstore.SQLite}
 	runEverywhere(t, e)
 	testSQLite(t, e)
 }
 
 func TestPostgreSQL(t *testing.T) {
 	server := servers.Postgres(t, servers.SQLOptions{})
-	e := &env{dialect: sqlstore.PostgreSQL, addr: server.Addr, maxData: 16 << 20}
+	e := &env{dialect: sqlstore.PostgreSQL, addr: server.Addr}
 	runEverywhere(t, e)
 	testPostgreSQL(t, server, e)
 }
 
 func TestMariaDB(t *testing.T) {
-	server := servers.MariaDB(t, servers.SQLOptions{})
-	e := &env{dialect: sqlstore.MySQL, addr: server.Addr, maxData: 15 << 20}
+	server := servers.MariaDB(t, servers.SQLOptions{Conf: []string{"--max-allowed-packet=1M"}})
+	e := &env{dialect: sqlstore.MySQL, addr: server.Addr, maxData: 1<<20 - 16<<10}
 	runEverywhere(t, e)
 	testMariaDB(t, server, e)
 }
