@@ -122,9 +122,10 @@ type Options struct {
 	// TLS, if it is not nil, is used for every connection.
 	TLS *tls.Config
 
-	// Username and Password sign in to a server that asks for it in the text
-	// protocol: memcached with -Y, Infinispan. (SASL needs the binary protocol,
-	// which this client does not speak.) Without TLS the network can read them.
+	// Username and Password sign in to a memcached that asks for it in the text
+	// protocol (-Y). Without TLS the network can read them. SASL needs the binary
+	// protocol, which this client does not speak; Infinispan is tested without a
+	// password.
 	Username, Password string
 
 	// Now is the clock; nil is time.Now.

@@ -21,9 +21,13 @@ var places atomic.Int64
 
 func newPrefix() string { return fmt.Sprintf("t%d:", places.Add(1)) }
 
-// newStore opens a handle that the test closes.
+// newStore opens a handle that the test closes. On a busy machine a second
+// passes by itself.
 func newStore(t testing.TB, servers []string, opts memcachedstore.Options) *memcachedstore.Store {
 	t.Helper()
+	if opts.Timeout == 0 {
+		opts.Timeout = 10 * time.Second
+	}
 	s, err := memcachedstore.New(servers, &opts)
 	if err != nil {
 		t.Fatal(err)
