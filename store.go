@@ -8,6 +8,7 @@ import (
 	"errors"
 	"io"
 	"iter"
+	"reflect"
 	"time"
 )
 
@@ -208,9 +209,21 @@ type (
 	}
 
 	// Cleaner removes up to limit records that have expired at now (all, if
-	// limit is 0 or less) and tells how many it removed.
+	// limit is 0 or less) and tells how many it removed. RunCleaner calls it.
 	Cleaner interface {
 		Clean(ctx context.Context, now time.Time, limit int) (int, error)
+	}
+
+	// Leaser lets one handle at a time do what a name stands for. Lease takes
+	// the name for d, or keeps it for d from now if this handle has it, and
+	// tells whether it is this handle's. The store's own clock decides, so a
+	// holder that died holds a name no longer than d. If d is 0 or less, Lease
+	// gives the name back.
+	//
+	// A holder that was held up may learn late that its lease has passed on:
+	// what is done under one must do no harm when two do it.
+	Leaser interface {
+		Lease(ctx context.Context, name string, d time.Duration) (bool, error)
 	}
 )
 
@@ -229,6 +242,11 @@ func As[T any](s Store) (T, bool) {
 	}
 	var none T
 	return none, false
+}
+
+// isNil tells a store that is not there, also as a nil pointer.
+func isNil(s Store) bool {
+	return s == nil || reflect.ValueOf(s).Kind() == reflect.Pointer && reflect.ValueOf(s).IsNil()
 }
 
 // Close ends what Open or the constructor made for s, through wrappers:

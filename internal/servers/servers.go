@@ -34,21 +34,27 @@ func Require(t testing.TB, program, hint string) string {
 		t.Skipf("SESSION_SERVERS=none: %s is not started", program)
 	}
 	path, err := exec.LookPath(program)
-	switch {
-	case err == nil:
-		return path
-	case want == "required":
-		t.Fatalf("%s is not installed, and SESSION_SERVERS=required; %s", program, hint)
-	default:
-		t.Skipf("%s is not installed; %s", program, hint)
+	if err != nil {
+		Lacking(t, program+" is not installed; "+hint)
 	}
-	return ""
+	return path
+}
+
+// Lacking skips the test for what this machine lacks; with
+// SESSION_SERVERS=required it fails.
+func Lacking(t testing.TB, what string) {
+	t.Helper()
+	if os.Getenv("SESSION_SERVERS") == "required" {
+		t.Fatalf("SESSION_SERVERS=required, but %s", what)
+	}
+	t.Skip(what)
 }
 
 // Process is a server that runs.
 type Process struct {
 	args []string
 	dir  string
+	as   *syscall.Credential // nil: this process's user
 	cmd  *exec.Cmd
 	done chan struct{} // closed when the process has ended
 	out  *syncBuffer
@@ -58,7 +64,13 @@ type Process struct {
 // process.
 func start(t testing.TB, dir string, args ...string) *Process {
 	t.Helper()
-	p := &Process{args: args, dir: dir, out: &syncBuffer{}}
+	return startAs(t, nil, dir, args...)
+}
+
+// startAs is start as another user: some servers refuse to run as root.
+func startAs(t testing.TB, as *syscall.Credential, dir string, args ...string) *Process {
+	t.Helper()
+	p := &Process{args: args, dir: dir, as: as, out: &syncBuffer{}}
 	p.run(t)
 	t.Cleanup(func() {
 		p.Kill()
@@ -75,6 +87,7 @@ func (p *Process) run(t testing.TB) {
 	cmd.Dir = p.dir
 	cmd.Stdout, cmd.Stderr = p.out, p.out
 	cmd.SysProcAttr = sysProcAttr()
+	cmd.SysProcAttr.Credential = p.as
 	if err := spawn(cmd); err != nil {
 		t.Fatalf("start %s: %v", p.args[0], err)
 	}
@@ -153,6 +166,22 @@ func Wait(t testing.TB, what string, limit time.Duration, ready func(ctx context
 		case <-tick.C:
 		}
 	}
+}
+
+// waitFor waits until a server is ready, and tells whether it runs.
+func waitFor(t testing.TB, p *Process, what string, ready func(ctx context.Context) error) bool {
+	t.Helper()
+	runs := true
+	Wait(t, what, startTimeout, func(ctx context.Context) error {
+		select {
+		case <-p.done:
+			runs = false
+			return nil
+		default:
+			return ready(ctx)
+		}
+	})
+	return runs
 }
 
 // syncBuffer keeps what a process writes.
