@@ -67,9 +67,9 @@ func (d *dialer) prepare(ctx context.Context, c *conn, addr string) error {
 	return d.signIn(c)
 }
 
-// signIn is the text protocol's authentication (memcached -Y, Infinispan): the
-// first command is a set, of any key, with the user's name and password as its
-// value.
+// signIn is the text protocol's authentication (protocol.txt,
+// "Authentication"): the first command is a set, of any key, with the user's
+// name and password as its value.
 func (d *dialer) signIn(c net.Conn) error {
 	credentials := d.username + " " + d.password
 	if _, err := fmt.Fprintf(c, "set session 0 0 %d\r\n%s\r\n", len(credentials), credentials); err != nil {

@@ -29,7 +29,7 @@ type fake struct {
 	last    uint64                   // number of the last write
 	evicted int
 	log     []string          // the commands, without values
-	garbled map[string]string // key to what a get answers
+	garbled map[string]string // key to an answer
 }
 
 type fakeConf struct {
@@ -197,6 +197,9 @@ func (f *fake) get(keys []string, withCAS bool) string {
 
 func (f *fake) store(args []string, value []byte) string {
 	key := args[1]
+	if text := f.garbled[key]; text != "" {
+		return text
+	}
 	old := f.find(key)
 	size := len(key) + len(value) + fakeHeader
 	if size > f.conf.maxItem {
@@ -375,7 +378,7 @@ func (f *fake) write(t testing.TB, key string, value []byte) {
 	}
 }
 
-// garble makes a get of the key answer with a text; "" mends it.
+// garble makes get, add and cas of the key answer with a text; "" mends it.
 func (f *fake) garble(key, text string) {
 	f.mu.Lock()
 	defer f.mu.Unlock()

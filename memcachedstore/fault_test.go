@@ -348,6 +348,7 @@ func TestGarbledAnswer(t *testing.T) {
 	f := newFake(t, fakeConf{})
 	s := newStore(t, []string{f.Addr}, memcachedstore.Options{})
 	rec, token := create(t, s, "")
+	loaded := load(t, s, token)
 	// The length is wrong, so the rest of the value looks like answers.
 	f.garble(s.Key(rec.ID), "VALUE "+s.Key(rec.ID)+" 0 3 1\r\nabc\r\nsecret of somebody else\r\n")
 	_, err := s.Load(t.Context(), token)
@@ -358,6 +359,12 @@ func TestGarbledAnswer(t *testing.T) {
 	f.garble(s.Key(rec.ID), "VALUE "+s.Key("another")+" 0 1 1\r\nx\r\nEND\r\n")
 	_, err = s.Load(t.Context(), token)
 	failed(t, "an answer for another key", err)
+	f.garble(s.Key(rec.ID), "secret of somebody else\r\n")
+	_, err = s.Save(t.Context(), loaded)
+	failed(t, "save", err)
+	if err != nil && contains(err, "secret") {
+		t.Errorf("the error shows what the server sent: %v", err)
+	}
 	f.garble(s.Key(rec.ID), "")
 	load(t, s, token)
 }

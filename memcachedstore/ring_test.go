@@ -26,7 +26,7 @@ func keys(n int) []string {
 }
 
 func TestRingMovesFewKeys(t *testing.T) {
-	const n = 100_000
+	const n = 40_000
 	for _, tt := range []struct{ from, to int }{{1, 2}, {2, 3}, {3, 4}, {9, 10}, {4, 3}} {
 		before, after := memcachedstore.NewRing(addrs(tt.from)), memcachedstore.NewRing(addrs(tt.to))
 		moved, between := 0, 0
@@ -51,7 +51,7 @@ func TestRingMovesFewKeys(t *testing.T) {
 }
 
 func TestRingIsFair(t *testing.T) {
-	const n = 100_000
+	const n = 40_000
 	for _, servers := range []int{2, 3, 10} {
 		r := memcachedstore.NewRing(addrs(servers))
 		count := make([]int, servers)

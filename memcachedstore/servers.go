@@ -111,9 +111,11 @@ func write[T any](ctx context.Context, s *Store, key string, f func(*memcache.Cl
 // members asks the members in turn, those that failed a moment ago last, until
 // one answers or an error is final.
 func members[T any](ctx context.Context, s *Store, key string, f func(*memcache.Client) (T, error), goOn func(error) bool) (v T, err error) {
+	if err := ctx.Err(); err != nil {
+		return v, err // which says nothing about the members
+	}
 	first, now := s.ring.pick(key), time.Now()
-	var later []*server
-	var turn []*server
+	turn, later := make([]*server, 0, len(s.servers)), []*server(nil)
 	for i := range s.servers {
 		m := s.servers[(first+i)%len(s.servers)]
 		// The time moves on, so that of many requests at once one tries.
@@ -170,16 +172,18 @@ func timedOut(err error) bool {
 }
 
 // clean takes out of a client's error what must not be shown: it repeats the
-// line that it could not read, which may be a part of somebody's session.
+// line that it did not expect, which may be a part of somebody's session.
 func clean(err error) error {
-	switch text := err.Error(); {
-	case strings.Contains(text, "object too large for cache"):
-		return fmt.Errorf("%w: larger than the server's item_size_max", session.ErrTooLarge)
-	case strings.Contains(text, "unexpected line in get response"):
-		if _, line, _ := strings.Cut(text, `"`); strings.HasPrefix(line, "SERVER_ERROR") || strings.HasPrefix(line, "CLIENT_ERROR") || strings.HasPrefix(line, "ERROR") {
-			return err
-		}
-		return errors.New("the server's answer to get cannot be read")
+	text := err.Error()
+	if !strings.Contains(text, "memcache: unexpected ") {
+		return err
 	}
-	return err
+	line := text[strings.LastIndex(text, `: "`)+len(`: "`):]
+	switch {
+	case strings.HasPrefix(line, "SERVER_ERROR object too large"):
+		return fmt.Errorf("%w: larger than the server's item_size_max", session.ErrTooLarge)
+	case strings.HasPrefix(line, "SERVER_ERROR"), strings.HasPrefix(line, "CLIENT_ERROR"), strings.HasPrefix(line, "ERROR"):
+		return err
+	}
+	return errors.New("the server's answer cannot be read")
 }

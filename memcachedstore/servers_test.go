@@ -303,7 +303,7 @@ func onMembers(addrs []string) func(*testing.T) storetest.Backend {
 		b.Open = func() session.Store {
 			turn++
 			one := addrs[turn%len(addrs)]
-			return newStore(t, []string{one}, memcachedstore.Options{Prefix: prefix, Replicated: true, Now: clock.Now, Timeout: 5 * time.Second})
+			return newStore(t, []string{one}, memcachedstore.Options{Prefix: prefix, Replicated: true, Now: clock.Now})
 		}
 		return b
 	}

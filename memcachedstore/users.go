@@ -64,8 +64,8 @@ func (s *Store) change(ctx context.Context, user string, f func(index) (ix index
 		}
 		err = s.put(ctx, it)
 		switch {
-		case err == nil:
-			return nil
+		case err == nil, errors.Is(err, session.ErrTooLarge):
+			return err
 		case isAnswer(err):
 			if err := pause(ctx, try); err != nil {
 				return err

@@ -18,17 +18,3 @@ func TestMemcachedServer(t *testing.T) {
 		t.Errorf("after a restart %q; it keeps nothing", got)
 	}
 }
-
-func TestInfinispanServers(t *testing.T) {
-	c := servers.Infinispan(t, 2)
-	if got := c.Members[0].Ask(t, "add a 0 0 1\r\nx"); got[0] != "STORED" {
-		t.Errorf("answers %q", got)
-	}
-	c.Members[0].Kill()
-	c.Members[0].Restart(t)
-	for _, m := range c.Members {
-		if got := m.Ask(t, "get a"); got[0] != "VALUE a 0 1" {
-			t.Errorf("%s answers %q; each member answers for every key", m.Addr, got)
-		}
-	}
-}
