@@ -230,12 +230,15 @@ func (p *linking) Update(ctx context.Context, dir string, rec *session.Record, t
 	if err != nil {
 		return err
 	}
+	name := versionName{rec.Version + 1, base.first}
+	if _, err := p.tree.ModTime(ctx, dir+"/"+name.String()); err == nil {
+		return session.ErrConflict // cheap for those who are late anyway
+	}
 	temp := dirstore.Unfinished()
 	defer dirstore.Abandon(ctx, p.tree, temp)
 	if err := p.tree.WriteFile(ctx, temp, text); err != nil {
 		return dirstore.Unmade(err)
 	}
-	name := versionName{rec.Version + 1, base.first}
 	linkErr := p.tree.Link(ctx, temp, dir+"/"+name.String())
 	if linkErr == nil {
 		// On disk before the version that it replaces goes.
