@@ -290,7 +290,13 @@ func (p *linking) settle(ctx context.Context, dir string, name versionName, writ
 		switch history.At(top.version - name.version) {
 		case write:
 			if *top == name && !based {
-				continue // somebody has removed the base, so a higher version is there
+				// Somebody has removed the base: a higher version is there, or the
+				// record was made anew.
+				if look >= emptyLooks && len(l.tops()) > 1 {
+					p.withdraw(ctx, dir, name, linkErr)
+					return session.ErrNotFound
+				}
+				continue
 			}
 			p.tidy(ctx, dir, l, *top)
 			return nil
