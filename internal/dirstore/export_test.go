@@ -3,4 +3,4 @@ package dirstore
 import "context"
 
 // Call runs f as a call of the tree.
-func (l *Local) Call(ctx context.Context, f func() error) error { return l.call(ctx, f) }
+func (l *Local) Call(ctx context.Context, f func() error) error { return l.run(ctx, f) }

@@ -21,9 +21,9 @@ import (
 // when the context ends; their number is bounded, and when all are stuck the
 // next call fails at once.
 type Local struct {
-	root *os.Root
-	sync bool
-	*calls
+	root  *os.Root
+	sync  bool
+	calls *calls
 }
 
 // LocalOptions configure a Local.
@@ -41,6 +41,29 @@ func NewLocal(root *os.Root, opts LocalOptions) *Local {
 		n = defaultCalls
 	}
 	return &Local{root: root, sync: !opts.NoSync, calls: newCalls(n)}
+}
+
+// staleTries is how often a call is made that says ESTALE.
+const staleTries = 6
+
+// run makes a call of the file system. ESTALE says that what a name stood for
+// when the kernel last asked has gone (GlusterFS and NFS, where names are
+// cached): asked again, it says what is there now.
+func run[T any](ctx context.Context, l *Local, f func() (T, error)) (T, error) {
+	return do(ctx, l.calls, func() (v T, err error) {
+		for try := range staleTries {
+			if v, err = f(); !errors.Is(err, syscall.ESTALE) {
+				break
+			}
+			time.Sleep(time.Duration(try) * time.Millisecond)
+		}
+		return v, err
+	})
+}
+
+func (l *Local) run(ctx context.Context, f func() error) error {
+	_, err := run(ctx, l, func() (struct{}, error) { return struct{}{}, f() })
+	return err
 }
 
 // Close closes the folder.
@@ -65,7 +88,7 @@ func (l *Local) ReadDir(ctx context.Context, dir string, each func(string) bool)
 		f := at.more
 		var err error
 		// What is left behind, the garbage collector closes.
-		at, err = do(ctx, l.calls, func() (listing, error) { return l.list(dir, f) })
+		at, err = run(ctx, l, func() (listing, error) { return l.list(dir, f) })
 		if err != nil {
 			return err
 		}
@@ -105,12 +128,12 @@ func (l *Local) list(dir string, f *os.File) (listing, error) {
 
 // Mkdir implements Tree.
 func (l *Local) Mkdir(ctx context.Context, dir string) error {
-	return l.call(ctx, func() error { return l.root.Mkdir(dir, dirMode) })
+	return l.run(ctx, func() error { return l.root.Mkdir(dir, dirMode) })
 }
 
 // Mark implements Tree: an empty file.
 func (l *Local) Mark(ctx context.Context, path string) error {
-	return l.call(ctx, func() error {
+	return l.run(ctx, func() error {
 		f, err := l.root.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, fileMode)
 		if err == nil {
 			return f.Close()
@@ -138,7 +161,7 @@ func notRegular(path string, info fs.FileInfo) error {
 
 // WriteFile implements Tree.
 func (l *Local) WriteFile(ctx context.Context, path string, data []byte) error {
-	return l.call(ctx, func() error {
+	return l.run(ctx, func() error {
 		f, err := l.root.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, fileMode)
 		if err != nil {
 			return err
@@ -153,7 +176,7 @@ func (l *Local) WriteFile(ctx context.Context, path string, data []byte) error {
 
 // ReadFile implements Tree.
 func (l *Local) ReadFile(ctx context.Context, path string, limit int) ([]byte, error) {
-	return do(ctx, l.calls, func() ([]byte, error) {
+	return run(ctx, l, func() ([]byte, error) {
 		// A pipe that somebody put there must not block.
 		f, err := l.root.OpenFile(path, os.O_RDONLY|syscall.O_NONBLOCK, 0)
 		if err != nil {
@@ -178,22 +201,22 @@ func (l *Local) ReadFile(ctx context.Context, path string, limit int) ([]byte, e
 
 // Rename implements Tree.
 func (l *Local) Rename(ctx context.Context, from, to string) error {
-	return l.call(ctx, func() error { return l.root.Rename(from, to) })
+	return l.run(ctx, func() error { return l.root.Rename(from, to) })
 }
 
 // Link gives a file one more name, and never replaces: fs.ErrExist.
 func (l *Local) Link(ctx context.Context, from, to string) error {
-	return l.call(ctx, func() error { return l.root.Link(from, to) })
+	return l.run(ctx, func() error { return l.root.Link(from, to) })
 }
 
 // Remove implements Tree.
 func (l *Local) Remove(ctx context.Context, path string) error {
-	return l.call(ctx, func() error { return l.root.Remove(path) })
+	return l.run(ctx, func() error { return l.root.Remove(path) })
 }
 
 // RemoveAll implements Tree.
 func (l *Local) RemoveAll(ctx context.Context, path string) error {
-	return l.call(ctx, func() error { return l.root.RemoveAll(path) })
+	return l.run(ctx, func() error { return l.root.RemoveAll(path) })
 }
 
 // Sync implements Tree.
@@ -201,7 +224,7 @@ func (l *Local) Sync(ctx context.Context, dir string) error {
 	if !l.sync {
 		return ctx.Err()
 	}
-	return l.call(ctx, func() error {
+	return l.run(ctx, func() error {
 		f, err := l.root.OpenFile(dir, os.O_RDONLY|syscall.O_DIRECTORY, 0)
 		if err != nil {
 			return err
@@ -212,7 +235,7 @@ func (l *Local) Sync(ctx context.Context, dir string) error {
 
 // ModTime implements Tree.
 func (l *Local) ModTime(ctx context.Context, path string) (time.Time, error) {
-	return do(ctx, l.calls, func() (time.Time, error) {
+	return run(ctx, l, func() (time.Time, error) {
 		info, err := l.root.Lstat(path)
 		if err != nil {
 			return time.Time{}, err
