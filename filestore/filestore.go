@@ -15,6 +15,9 @@
 //	calls=128              calls of the file system under way at a time
 //	insecure_no_sync=true  do not wait until writes are on disk, see Failure
 //
+// On a mount name a folder in it, not the mount point: while nothing is mounted
+// it is missing, and Open refuses rather than begin anew on the disk below.
+//
 // The folder belongs to the user that the program runs as, and is writable by
 // nobody else (chmod 700). Whoever can read it can read every value, and whoever
 // can write it can sign in as anybody: wrap the store in session.Encrypted
@@ -57,7 +60,8 @@
 // was acknowledged is lost. Every call returns when its context ends, also on a
 // mount whose server is gone, where a system call may hang for ever: it is left
 // behind, and once Options.Calls hang so, further calls fail at once. When the
-// mount is back the store works again.
+// servers are back the store works again, also on a new mount, if the folder in
+// it is the same: a file in it, "id", tells.
 //
 // What was acknowledged is on disk (fsync of the file, then of its directory),
 // as far as the file system keeps its word. With InsecureNoSync a power cut may
@@ -158,12 +162,16 @@ func New(ctx context.Context, dir string, opts *Options) (*Store, error) {
 	if err != nil {
 		return nil, err
 	}
-	tree := dirstore.NewLocal(root, dirstore.LocalOptions{NoSync: opts.InsecureNoSync, Calls: opts.Calls})
+	same := &identity{dir: dir}
+	tree := dirstore.NewLocal(root, dirstore.LocalOptions{NoSync: opts.InsecureNoSync, Calls: opts.Calls, Reopen: same.reopen})
 	s := newStore(tree, opts)
 	s.tree = tree
 	err = s.Prepare(ctx)
 	if err == nil {
 		err = probe(ctx, tree)
+	}
+	if err == nil {
+		err = same.learn(ctx, tree)
 	}
 	if err != nil {
 		tree.Close()

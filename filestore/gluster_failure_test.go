@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"net/http"
 	"net/http/httptest"
+	"os"
 	"testing"
 	"time"
 
@@ -136,4 +137,46 @@ func TestGlusterHalfOpen(t *testing.T) {
 	if now, err := s.Load(t.Context(), token); err == nil && now.Version != 1 && now.Version != 2 || err != nil && !errors.Is(err, session.ErrNotFound) {
 		t.Errorf("after that: %+v, %v", now, err)
 	}
+}
+
+// The program behind the mount crashes, and the folder is mounted anew: the
+// store goes on, and takes what lies below the mount for nothing.
+func TestGlusterRemount(t *testing.T) {
+	g := servers.Gluster(t)
+	dir := onGluster(t, g)[0]
+	s := create(t, dir, nil)
+	rec, token := treetest.Record("ann")
+	_, err := s.Save(t.Context(), rec)
+	must(t, err)
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	fails := func(when string) {
+		t.Helper()
+		if _, err := s.Load(ctx, token); err == nil || errors.Is(err, session.ErrNotFound) {
+			t.Errorf("load %s: %v; want an error of the file system", when, err)
+		}
+	}
+	g.Remount(t, 0, func() {
+		fails("while nothing is mounted")
+		create(t, below(t, dir), nil) // somebody has started another program too early
+		time.Sleep(1100 * time.Millisecond) // it looks once a second
+		fails("while another folder is there")
+		must(t, os.RemoveAll(dir))
+	})
+	servers.Wait(t, "the store to go on", 20*time.Second, func(ctx context.Context) error {
+		_, err := s.Load(ctx, token)
+		return err
+	})
+	now, err := s.Load(ctx, token)
+	must(t, err)
+	if _, err := s.Save(ctx, now); err != nil {
+		t.Errorf("save: %v", err)
+	}
+}
+
+// below makes the folder under the mount point.
+func below(t *testing.T, dir string) string {
+	t.Helper()
+	must(t, os.Mkdir(dir, 0o700))
+	return dir
 }

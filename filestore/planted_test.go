@@ -88,7 +88,7 @@ func TestPlanted(t *testing.T) {
 				t.Error("it is touched")
 			}
 			if _, err := e.well.(session.Cleaner).Clean(t.Context(), time.Now(), 0); err != nil {
-				t.Logf("Clean: %v", err)
+				t.Errorf("Clean: %v", err)
 			}
 			if err := e.well.Delete(t.Context(), id); err != nil {
 				t.Errorf("delete: %v", err)

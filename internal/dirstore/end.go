@@ -6,7 +6,6 @@ import (
 	"errors"
 	"io/fs"
 	"path"
-	"time"
 
 	"github.com/distsession/session"
 )
@@ -59,21 +58,17 @@ func (s *Store) end(ctx context.Context, dir string, look look, may func(*sessio
 	case moved == "":
 		return false, session.ErrNotFound // another was faster
 	}
-	// From here on it is not given up half way.
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), putBackTimeout)
-	defer cancel()
 	rec, err = look(ctx, moved)
-	switch {
-	case errors.Is(err, session.ErrNotFound): // nothing that could be put back
-	case err != nil || !may(rec):
-		back := s.tree.Rename(ctx, moved, dir)
-		if errors.Is(back, fs.ErrExist) {
-			back = nil // made anew meanwhile
-		}
-		return false, errors.Join(err, back, s.tree.Sync(ctx, path.Dir(dir)))
+	if err == nil && may(rec) || errors.Is(err, session.ErrNotFound) { // nothing that could be put back
+		s.discard(ctx, moved)
+		return err == nil, err
 	}
-	s.discard(ctx, moved)
-	return err == nil, err
+	// This is not given up half way.
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), abandonTimeout)
+	defer cancel()
+	back := s.tree.Rename(ctx, moved, dir)
+	if errors.Is(back, fs.ErrExist) {
+		back = nil // made anew meanwhile
+	}
+	return false, errors.Join(err, back, s.tree.Sync(ctx, path.Dir(dir)))
 }
-
-const putBackTimeout = time.Second

@@ -9,8 +9,12 @@ import (
 	"io"
 	"io/fs"
 	"os"
+	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
+
+	"github.com/distsession/session"
 )
 
 // Local is the Tree of a folder in a mounted file system. It stays inside: no
@@ -21,15 +25,25 @@ import (
 // when the context ends; their number is bounded, and when all are stuck the
 // next call fails at once.
 type Local struct {
-	root  *os.Root
-	sync  bool
-	calls *calls
+	folder  atomic.Pointer[os.Root]
+	reopen  func() (*os.Root, error)
+	durable bool
+	calls   *calls
+
+	mu     sync.Mutex
+	opened time.Time // when it was tried last
+	closed bool
 }
 
 // LocalOptions configure a Local.
 type LocalOptions struct {
 	NoSync bool // do not wait until what is written is on disk
 	Calls  int  // how many calls are under way at a time; 0 is 128
+
+	// Reopen opens the folder again when what it was mounted from has gone, so
+	// that a store outlives a new mount. It must make sure that it is the same
+	// one, not an empty folder at which nothing is mounted. Nil: never.
+	Reopen func() (*os.Root, error)
 }
 
 const defaultCalls = 128
@@ -40,8 +54,13 @@ func NewLocal(root *os.Root, opts LocalOptions) *Local {
 	if n <= 0 {
 		n = defaultCalls
 	}
-	return &Local{root: root, sync: !opts.NoSync, calls: newCalls(n)}
+	l := &Local{reopen: opts.Reopen, durable: !opts.NoSync, calls: newCalls(n)}
+	l.folder.Store(root)
+	return l
 }
+
+// root is the folder; it may be another one a moment later.
+func (l *Local) root() *os.Root { return l.folder.Load() }
 
 // staleTries is how often a call is made that says ESTALE.
 const staleTries = 6
@@ -52,13 +71,38 @@ const staleTries = 6
 func run[T any](ctx context.Context, l *Local, f func() (T, error)) (T, error) {
 	return do(ctx, l.calls, func() (v T, err error) {
 		for try := range staleTries {
-			if v, err = f(); !errors.Is(err, syscall.ESTALE) {
-				break
+			v, err = f()
+			switch {
+			case errors.Is(err, syscall.ENOTCONN) && l.renew(): // and once more
+			case errors.Is(err, syscall.ESTALE):
+				time.Sleep(time.Duration(try) * time.Millisecond)
+			default:
+				return v, err
 			}
-			time.Sleep(time.Duration(try) * time.Millisecond)
 		}
 		return v, err
 	})
+}
+
+// renew opens the folder again, at most once a second: ENOTCONN says that the
+// program behind a mount (FUSE) has gone, and an open folder never learns of the
+// mount that takes its place. It tells whether that was done.
+func (l *Local) renew() bool {
+	if l.reopen == nil {
+		return false
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.closed || time.Since(l.opened) < time.Second {
+		return false
+	}
+	l.opened = time.Now()
+	root, err := l.reopen()
+	if err != nil {
+		return false
+	}
+	l.folder.Store(root) // calls are under way in the old one, which the garbage collector closes
+	return true
 }
 
 func (l *Local) run(ctx context.Context, f func() error) error {
@@ -67,7 +111,12 @@ func (l *Local) run(ctx context.Context, f func() error) error {
 }
 
 // Close closes the folder.
-func (l *Local) Close() error { return l.root.Close() }
+func (l *Local) Close() error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.closed = true
+	return l.root().Close()
+}
 
 const (
 	dirMode  = 0o700
@@ -111,7 +160,10 @@ func (l *Local) ReadDir(ctx context.Context, dir string, each func(string) bool)
 func (l *Local) list(dir string, f *os.File) (listing, error) {
 	if f == nil {
 		var err error
-		if f, err = l.root.OpenFile(dir, os.O_RDONLY|syscall.O_DIRECTORY, 0); err != nil {
+		if f, err = l.root().OpenFile(dir, os.O_RDONLY|syscall.O_DIRECTORY, 0); err != nil {
+			if errors.Is(err, syscall.ENOTDIR) {
+				err = fmt.Errorf("%w: %w", fs.ErrNotExist, err)
+			}
 			return listing{}, err
 		}
 	}
@@ -128,24 +180,24 @@ func (l *Local) list(dir string, f *os.File) (listing, error) {
 
 // Mkdir implements Tree.
 func (l *Local) Mkdir(ctx context.Context, dir string) error {
-	return l.run(ctx, func() error { return l.root.Mkdir(dir, dirMode) })
+	return l.run(ctx, func() error { return l.root().Mkdir(dir, dirMode) })
 }
 
 // Mark implements Tree: an empty file.
 func (l *Local) Mark(ctx context.Context, path string) error {
 	return l.run(ctx, func() error {
-		f, err := l.root.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, fileMode)
+		f, err := l.root().OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, fileMode)
 		if err == nil {
 			return f.Close()
 		}
 		if !errors.Is(err, fs.ErrExist) {
 			return err
 		}
-		if info, err := l.root.Lstat(path); err != nil || !info.Mode().IsRegular() {
+		if info, err := l.root().Lstat(path); err != nil || !info.Mode().IsRegular() {
 			return errors.Join(err, notRegular(path, info))
 		}
 		// By the file system's own clock: a time that is set would be ours.
-		if f, err = l.root.OpenFile(path, os.O_WRONLY|os.O_TRUNC, 0); err != nil {
+		if f, err = l.root().OpenFile(path, os.O_WRONLY|os.O_TRUNC, 0); err != nil {
 			return err
 		}
 		return f.Close()
@@ -162,12 +214,12 @@ func notRegular(path string, info fs.FileInfo) error {
 // WriteFile implements Tree.
 func (l *Local) WriteFile(ctx context.Context, path string, data []byte) error {
 	return l.run(ctx, func() error {
-		f, err := l.root.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, fileMode)
+		f, err := l.root().OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, fileMode)
 		if err != nil {
 			return err
 		}
 		_, err = f.Write(data)
-		if err == nil && l.sync {
+		if err == nil && l.durable {
 			err = f.Sync()
 		}
 		return errors.Join(err, f.Close()) // a full disk may show at the end only (NFS)
@@ -178,7 +230,7 @@ func (l *Local) WriteFile(ctx context.Context, path string, data []byte) error {
 func (l *Local) ReadFile(ctx context.Context, path string, limit int) ([]byte, error) {
 	return run(ctx, l, func() ([]byte, error) {
 		// A pipe that somebody put there must not block.
-		f, err := l.root.OpenFile(path, os.O_RDONLY|syscall.O_NONBLOCK, 0)
+		f, err := l.root().OpenFile(path, os.O_RDONLY|syscall.O_NONBLOCK, 0)
 		if err != nil {
 			return nil, err
 		}
@@ -188,7 +240,7 @@ func (l *Local) ReadFile(ctx context.Context, path string, limit int) ([]byte, e
 			return nil, err
 		}
 		if !info.Mode().IsRegular() || info.Size() > int64(limit) {
-			return nil, fmt.Errorf("%s: %v, %d bytes; want a file of at most %d", path, info.Mode(), info.Size(), limit)
+			return nil, fmt.Errorf("%w: %s: %v, %d bytes; want a file of at most %d", session.ErrNotFound, path, info.Mode(), info.Size(), limit)
 		}
 		b := make([]byte, info.Size())
 		n, err := io.ReadFull(f, b)
@@ -201,31 +253,31 @@ func (l *Local) ReadFile(ctx context.Context, path string, limit int) ([]byte, e
 
 // Rename implements Tree.
 func (l *Local) Rename(ctx context.Context, from, to string) error {
-	return l.run(ctx, func() error { return l.root.Rename(from, to) })
+	return l.run(ctx, func() error { return l.root().Rename(from, to) })
 }
 
 // Link gives a file one more name, and never replaces: fs.ErrExist.
 func (l *Local) Link(ctx context.Context, from, to string) error {
-	return l.run(ctx, func() error { return l.root.Link(from, to) })
+	return l.run(ctx, func() error { return l.root().Link(from, to) })
 }
 
 // Remove implements Tree.
 func (l *Local) Remove(ctx context.Context, path string) error {
-	return l.run(ctx, func() error { return l.root.Remove(path) })
+	return l.run(ctx, func() error { return l.root().Remove(path) })
 }
 
 // RemoveAll implements Tree.
 func (l *Local) RemoveAll(ctx context.Context, path string) error {
-	return l.run(ctx, func() error { return l.root.RemoveAll(path) })
+	return l.run(ctx, func() error { return l.root().RemoveAll(path) })
 }
 
 // Sync implements Tree.
 func (l *Local) Sync(ctx context.Context, dir string) error {
-	if !l.sync {
+	if !l.durable {
 		return ctx.Err()
 	}
 	return l.run(ctx, func() error {
-		f, err := l.root.OpenFile(dir, os.O_RDONLY|syscall.O_DIRECTORY, 0)
+		f, err := l.root().OpenFile(dir, os.O_RDONLY|syscall.O_DIRECTORY, 0)
 		if err != nil {
 			return err
 		}
@@ -236,7 +288,7 @@ func (l *Local) Sync(ctx context.Context, dir string) error {
 // ModTime implements Tree.
 func (l *Local) ModTime(ctx context.Context, path string) (time.Time, error) {
 	return run(ctx, l, func() (time.Time, error) {
-		info, err := l.root.Lstat(path)
+		info, err := l.root().Lstat(path)
 		if err != nil {
 			return time.Time{}, err
 		}
