@@ -158,7 +158,7 @@ func TestGlusterRemount(t *testing.T) {
 	}
 	g.Remount(t, 0, func() {
 		fails("while nothing is mounted")
-		create(t, below(t, dir), nil) // somebody has started another program too early
+		create(t, below(t, dir), nil)       // somebody has started another program too early
 		time.Sleep(1100 * time.Millisecond) // it looks once a second
 		fails("while another folder is there")
 		must(t, os.RemoveAll(dir))

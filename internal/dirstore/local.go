@@ -30,6 +30,8 @@ type Local struct {
 	durable bool
 	calls   *calls
 
+	leaves leaves
+
 	mu     sync.Mutex
 	opened time.Time // when it was tried last
 	closed bool
@@ -101,6 +103,7 @@ func (l *Local) renew() bool {
 	if err != nil {
 		return false
 	}
+	l.leaves.clear()
 	l.folder.Store(root) // calls are under way in the old one, which the garbage collector closes
 	return true
 }
@@ -115,6 +118,7 @@ func (l *Local) Close() error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.closed = true
+	l.leaves.clear()
 	return l.root().Close()
 }
 
@@ -159,8 +163,10 @@ func (l *Local) ReadDir(ctx context.Context, dir string, each func(string) bool)
 // list reads the next page; f is nil for the first one.
 func (l *Local) list(dir string, f *os.File) (listing, error) {
 	if f == nil {
-		var err error
-		if f, err = l.root().OpenFile(dir, os.O_RDONLY|syscall.O_DIRECTORY, 0); err != nil {
+		if err := l.in(dir, func(r *os.Root, rest string) (err error) {
+			f, err = r.OpenFile(rest, os.O_RDONLY|syscall.O_DIRECTORY, 0)
+			return err
+		}); err != nil {
 			if errors.Is(err, syscall.ENOTDIR) {
 				err = fmt.Errorf("%w: %w", fs.ErrNotExist, err)
 			}
@@ -185,70 +191,79 @@ func (l *Local) Mkdir(ctx context.Context, dir string) error {
 
 // Mark implements Tree: an empty file.
 func (l *Local) Mark(ctx context.Context, path string) error {
-	return l.run(ctx, func() error {
-		f, err := l.root().OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, fileMode)
-		if err == nil {
-			return f.Close()
-		}
-		if !errors.Is(err, fs.ErrExist) {
-			return err
-		}
-		if info, err := l.root().Lstat(path); err != nil || !info.Mode().IsRegular() {
-			return errors.Join(err, notRegular(path, info))
-		}
-		// By the file system's own clock: a time that is set would be ours.
-		if f, err = l.root().OpenFile(path, os.O_WRONLY|os.O_TRUNC, 0); err != nil {
-			return err
-		}
-		return f.Close()
-	})
+	return l.run(ctx, func() error { return l.in(path, mark) })
 }
 
-func notRegular(path string, info fs.FileInfo) error {
-	if info == nil || info.Mode().IsRegular() {
-		return nil
+func mark(r *os.Root, path string) error {
+	f, err := r.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, fileMode)
+	if err == nil {
+		return f.Close()
 	}
-	return fmt.Errorf("%s: %v; want a file", path, info.Mode())
+	if !errors.Is(err, fs.ErrExist) {
+		return err
+	}
+	info, err := r.Lstat(path)
+	if err != nil {
+		return err
+	}
+	if !info.Mode().IsRegular() {
+		return fmt.Errorf("%s: %v; want a file", path, info.Mode())
+	}
+	// By the file system's own clock: a time that is set would be ours.
+	if f, err = r.OpenFile(path, os.O_WRONLY|os.O_TRUNC, 0); err != nil {
+		return err
+	}
+	return f.Close()
 }
 
 // WriteFile implements Tree.
 func (l *Local) WriteFile(ctx context.Context, path string, data []byte) error {
 	return l.run(ctx, func() error {
-		f, err := l.root().OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, fileMode)
-		if err != nil {
-			return err
-		}
-		_, err = f.Write(data)
-		if err == nil && l.durable {
-			err = f.Sync()
-		}
-		return errors.Join(err, f.Close()) // a full disk may show at the end only (NFS)
+		return l.in(path, func(r *os.Root, rest string) error {
+			f, err := r.OpenFile(rest, os.O_WRONLY|os.O_CREATE|os.O_EXCL, fileMode)
+			if err != nil {
+				return err
+			}
+			_, err = f.Write(data)
+			if err == nil && l.durable {
+				err = f.Sync()
+			}
+			return errors.Join(err, f.Close()) // a full disk may show at the end only (NFS)
+		})
 	})
 }
 
 // ReadFile implements Tree.
 func (l *Local) ReadFile(ctx context.Context, path string, limit int) ([]byte, error) {
-	return run(ctx, l, func() ([]byte, error) {
-		// A pipe that somebody put there must not block.
-		f, err := l.root().OpenFile(path, os.O_RDONLY|syscall.O_NONBLOCK, 0)
-		if err != nil {
-			return nil, err
-		}
-		defer f.Close()
-		info, err := f.Stat()
-		if err != nil {
-			return nil, err
-		}
-		if !info.Mode().IsRegular() || info.Size() > int64(limit) {
-			return nil, fmt.Errorf("%w: %s: %v, %d bytes; want a file of at most %d", session.ErrNotFound, path, info.Mode(), info.Size(), limit)
-		}
-		b := make([]byte, info.Size())
-		n, err := io.ReadFull(f, b)
-		if err == io.EOF || err == io.ErrUnexpectedEOF {
-			err = nil // what it holds tells
-		}
-		return b[:n], err
+	return run(ctx, l, func() (data []byte, err error) {
+		err = l.in(path, func(r *os.Root, rest string) error {
+			data, err = read(r, rest, limit)
+			return err
+		})
+		return data, err
 	})
+}
+
+func read(r *os.Root, path string, limit int) ([]byte, error) {
+	// A pipe that somebody put there must not block.
+	f, err := r.OpenFile(path, os.O_RDONLY|syscall.O_NONBLOCK, 0)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	info, err := f.Stat()
+	if err != nil {
+		return nil, err
+	}
+	if !info.Mode().IsRegular() || info.Size() > int64(limit) {
+		return nil, fmt.Errorf("%w: %s: %v, %d bytes; want a file of at most %d", session.ErrNotFound, path, info.Mode(), info.Size(), limit)
+	}
+	b := make([]byte, info.Size())
+	n, err := io.ReadFull(f, b)
+	if err == io.EOF || err == io.ErrUnexpectedEOF {
+		err = nil // what it holds tells
+	}
+	return b[:n], err
 }
 
 // Rename implements Tree.
@@ -263,12 +278,12 @@ func (l *Local) Link(ctx context.Context, from, to string) error {
 
 // Remove implements Tree.
 func (l *Local) Remove(ctx context.Context, path string) error {
-	return l.run(ctx, func() error { return l.root().Remove(path) })
+	return l.run(ctx, func() error { return l.in(path, (*os.Root).Remove) })
 }
 
 // RemoveAll implements Tree.
 func (l *Local) RemoveAll(ctx context.Context, path string) error {
-	return l.run(ctx, func() error { return l.root().RemoveAll(path) })
+	return l.run(ctx, func() error { return l.in(path, (*os.Root).RemoveAll) })
 }
 
 // Sync implements Tree.
@@ -277,21 +292,26 @@ func (l *Local) Sync(ctx context.Context, dir string) error {
 		return ctx.Err()
 	}
 	return l.run(ctx, func() error {
-		f, err := l.root().OpenFile(dir, os.O_RDONLY|syscall.O_DIRECTORY, 0)
-		if err != nil {
-			return err
-		}
-		return errors.Join(f.Sync(), f.Close())
+		return l.in(dir, func(r *os.Root, rest string) error {
+			f, err := r.OpenFile(rest, os.O_RDONLY|syscall.O_DIRECTORY, 0)
+			if err != nil {
+				return err
+			}
+			return errors.Join(f.Sync(), f.Close())
+		})
 	})
 }
 
 // ModTime implements Tree.
 func (l *Local) ModTime(ctx context.Context, path string) (time.Time, error) {
-	return run(ctx, l, func() (time.Time, error) {
-		info, err := l.root().Lstat(path)
-		if err != nil {
-			return time.Time{}, err
-		}
-		return info.ModTime(), nil
+	return run(ctx, l, func() (at time.Time, err error) {
+		err = l.in(path, func(r *os.Root, rest string) error {
+			info, err := r.Lstat(rest)
+			if err == nil {
+				at = info.ModTime()
+			}
+			return err
+		})
+		return at, err
 	})
 }
