@@ -24,10 +24,20 @@
 // against the former. Open refuses a folder that is missing or writable by
 // others, and a file system that fails a short test of what the store rests on.
 //
-// All nodes mount the same file system, and one user ID. On NFS mount with
-// lookupcache=none,actimeo=0, or a node reads what another one has replaced
-// already. Local disks and GlusterFS (two replicas, two mounts) are tested; NFS
-// and CephFS were not run. A Unix is needed.
+// All nodes mount the same file system, as one user ID, and no mount may cache
+// names: a node that does still finds a session that another one has ended, and
+// can save it again.
+//
+//	GlusterFS  mount with entry-timeout=0,attribute-timeout=0,negative-timeout=0;
+//	           with the default, a second, a late save after a sign-out was seen
+//	           to succeed. Tested with two replicas, two mounts and no
+//	           performance translators
+//	NFS        mount with lookupcache=none,actimeo=0. Not run: it follows from
+//	           the protocol
+//	CephFS     not run
+//	local      ext4 and tmpfs are tested, with many processes
+//
+// A Unix is needed. A store holds up to 300 folders open.
 //
 // A session takes a directory and a file, and a signed-in one an empty file for
 // the list of its user's sessions: 3 inodes and 8 KiB on ext4, up to 3 KiB of

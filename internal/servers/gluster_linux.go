@@ -49,9 +49,9 @@ func Gluster(t testing.TB) *GlusterFS {
 		at := filepath.Join(dir, fmt.Sprintf("mount%d", i+1))
 		must(t, "make a mount point", os.Mkdir(at, 0o700))
 		g.Mounts[i] = at
-		// As it is mounted by default: the kernel caches names for a second.
+		// The kernel caches no names: what one mount changes the other sees at once.
 		g.mounts[i] = start(t, dir, client, "--no-daemon", "-f", vol, "-l", at+".log", "-p", at+".pid",
-			at)
+			"--entry-timeout=0", "--attribute-timeout=0", "--negative-timeout=0", at)
 		t.Cleanup(func() {
 			g.mounts[i].Kill() // what hangs in it fails now
 			_ = syscall.Unmount(at, syscall.MNT_DETACH)
