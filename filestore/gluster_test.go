@@ -10,10 +10,13 @@ import (
 
 func TestGluster(t *testing.T) {
 	g := servers.Gluster(t)
+	// At once: the servers' answers take longer than the work between.
 	t.Run("store", func(t *testing.T) {
+		t.Parallel()
 		storetest.Run(t, func(t *testing.T) storetest.Backend { return backend(t, onGluster(t, g)...) })
 	})
 	t.Run("HTTP", func(t *testing.T) {
+		t.Parallel()
 		storetest.RunHTTP(t, func(t *testing.T) storetest.Backend { return backend(t, onGluster(t, g)...) })
 	})
 }

@@ -46,7 +46,8 @@ type Protocol interface {
 	Load(ctx context.Context, dir string) (*session.Record, error)
 
 	// Peek is Load, but of the record it needs only Version, Seen, Expires,
-	// Deadline, Replaced and Tag: what can be told without reading the data.
+	// Deadline, Replaced and Tag: what can be told without reading the data. ID
+	// is "" if it cannot.
 	Peek(ctx context.Context, dir string) (*session.Record, error)
 
 	// Create makes the directory with rec as version 1. session.ErrConflict if a
@@ -236,7 +237,7 @@ func (s *Store) Touch(ctx context.Context, id string, seen, expires time.Time) e
 		switch {
 		case err != nil:
 			return s.wrap("touch", err)
-		case rec.Replaced || rec.Expired(s.now()):
+		case rec.Replaced || rec.Expired(s.now()) || rec.ID != "" && rec.ID != id:
 			return session.ErrNotFound
 		}
 		seen, expires := later(rec.Seen, seen), expires
@@ -267,11 +268,10 @@ func later(a, b time.Time) time.Time {
 // Delete implements session.Store.
 func (s *Store) Delete(ctx context.Context, id string) error {
 	moved, err := s.moveAway(ctx, recordDir(recordName(id)))
-	if err != nil || moved == "" {
-		return s.wrap("delete", err)
+	if err == nil && moved != "" {
+		err = s.discard(ctx, moved)
 	}
-	s.discard(ctx, moved)
-	return nil
+	return s.wrap("delete", err)
 }
 
 // wrap adds what was done to an error that is the tree's; what a caller tells
