@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/distsession/session"
+	"github.com/distsession/session/internal/ledger"
 	"github.com/distsession/session/internal/servers"
 	"github.com/redis/go-redis/v9"
 )
@@ -25,6 +26,9 @@ func openRedis(t *testing.T, url string) *session.RedisStore {
 	t.Cleanup(func() { session.Close(store) })
 	return store.(*session.RedisStore)
 }
+
+// patientURL makes a store that waits for replicas almost as long as the ledger.
+const patientURL = "&read_timeout=4s&replica_timeout=2s"
 
 func clusterURL(c *servers.RedisClusterServers, query string) string {
 	return "redis+cluster://" + strings.Join(c.Addrs(), ",") + query
@@ -113,17 +117,17 @@ func TestRedisClusterUnderLoad(t *testing.T) {
 		t.Run(fmt.Sprintf("Replicas %d", replicas), func(t *testing.T) {
 			c := servers.RedisCluster(t)
 			store := openRedis(t, clusterURL(c, fmt.Sprintf("?replicas=%d", replicas)+patientURL))
-			l, recs := storeLedger(t, store, 4, 24)
+			l := ledger.Start(t, store, 4, 24)
 
 			// The slots that hold the sessions, and their neighbours.
 			p := c.Primaries(t)
-			slots := slotsOf(t, p[0], recs)
+			slots := slotsOf(t, p[0], l.Records)
 			moved := slots[p[0].Addr]
 			if len(moved) == 0 {
 				t.Fatal("no session is on the first primary")
 			}
-			c.MoveSlots(t, p[0], p[1], moved, l.progress)
-			l.progress()
+			c.MoveSlots(t, p[0], p[1], moved, l.Progress)
+			l.Progress()
 			t.Logf("%d slots with sessions moved", len(moved))
 
 			n := c.AddPrimary(t)
@@ -132,24 +136,24 @@ func TestRedisClusterUnderLoad(t *testing.T) {
 				added = append(added, c.AddReplica(t, n))
 			}
 			all := append(moved, slots[p[1].Addr]...)
-			c.MoveSlots(t, p[1], n, all, l.progress)
-			l.progress()
+			c.MoveSlots(t, p[1], n, all, l.Progress)
+			l.Progress()
 			t.Logf("%d slots with sessions moved to a new primary", len(all))
 			c.MoveSlots(t, n, p[1], all, nil)
 			for _, n := range slices.Backward(added) {
 				c.Remove(t, n)
 			}
-			l.progress()
+			l.Progress()
 			t.Log("the new primary was removed")
 
 			// The replica that is elected misses the last moment's changes.
-			l.during("primary killed while its replica lagged", func() {
+			l.During("primary killed while its replica lagged", func() {
 				replica := c.ReplicaOf(t, p[1])
 				c.Detach(t, p[1], replica)
 				if replicas == 0 {
-					l.progress()
+					l.Progress()
 				} else {
-					l.fails()
+					l.Fails()
 				}
 				c.Kill(p[1])
 				at := time.Now()
@@ -161,14 +165,14 @@ func TestRedisClusterUnderLoad(t *testing.T) {
 					t.Logf("it had a replica again after %v", time.Since(at).Round(time.Millisecond))
 				}
 			})
-			l.progress()
-			switch lost := l.check(); {
+			l.Progress()
+			switch lost := l.Check(); {
 			case lost != 0 && replicas > 0:
 				t.Errorf("%d acknowledged changes were lost", lost)
 			case lost == 0 && replicas == 0:
 				t.Error("nothing was lost, so this test shows nothing about Replicas")
 			}
-			usersListed(t, store, recs)
+			usersListed(t, store, l.Records)
 		})
 	}
 }
@@ -224,17 +228,17 @@ func TestRedisClusterOverHTTP(t *testing.T) {
 	}
 	c := servers.RedisCluster(t)
 	store := openRedis(t, clusterURL(c, "?replicas=1"+patientURL))
-	l := httpLedger(t, store, 4, 24)
+	l := ledger.StartHTTP(t, store, 4, 24)
 	p := c.Primaries(t)
 	c.MoveSlots(t, p[0], p[1], c.SlotsOf(t, p[0])[:400], nil)
-	l.progress()
-	l.during("primary killed", func() {
+	l.Progress()
+	l.During("primary killed", func() {
 		c.Kill(p[1])
 		c.WaitFailover(t)
 		c.Revive(t, p[1])
 	})
-	l.progress()
-	if lost := l.check(); lost != 0 {
+	l.Progress()
+	if lost := l.Check(); lost != 0 {
 		t.Errorf("%d acknowledged changes were lost", lost)
 	}
 }
@@ -249,11 +253,11 @@ func TestRedisSentinel(t *testing.T) {
 			s := servers.RedisSentinel(t, "sentinel-secret")
 			store := openRedis(t, "redis+sentinel://"+strings.Join(s.Addrs, ",")+"/"+s.Master+
 				fmt.Sprintf("?sentinel_password=env:SENTINEL_PASSWORD&replicas=%d", replicas)+patientURL)
-			l, recs := storeLedger(t, store, 4, 24)
+			l := ledger.Start(t, store, 4, 24)
 			if err := store.Check(t.Context()); err == nil || strings.Contains(err.Error(), "not encrypted") {
 				t.Errorf("check: %v", err)
 			}
-			l.during("primary killed", func() {
+			l.During("primary killed", func() {
 				old := s.Primary(t)
 				old.Kill()
 				at := time.Now()
@@ -264,11 +268,11 @@ func TestRedisSentinel(t *testing.T) {
 					t.Logf("it had both replicas again after %v", time.Since(at).Round(time.Millisecond))
 				}
 			})
-			l.progress()
-			if lost := l.check(); lost != 0 && replicas > 0 {
+			l.Progress()
+			if lost := l.Check(); lost != 0 && replicas > 0 {
 				t.Errorf("%d acknowledged changes were lost", lost)
 			}
-			usersListed(t, store, recs)
+			usersListed(t, store, l.Records)
 		})
 	}
 }

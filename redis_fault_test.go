@@ -8,106 +8,30 @@ import (
 	"net/http"
 	"strings"
 	"sync"
-	"sync/atomic"
 	"testing"
 	"time"
 
 	"github.com/alicebob/miniredis/v2"
 	"github.com/distsession/session"
+	"github.com/distsession/session/internal/faults"
 	"github.com/distsession/session/internal/servers"
 	"github.com/redis/go-redis/v9"
 )
 
 // lossyProxy stands before a server and loses answers to scripts.
-type lossyProxy struct {
-	Addr string
+type lossyProxy struct{ *faults.Proxy }
 
-	mu   sync.Mutex
-	lose int          // answers to be lost
-	lost atomic.Int64 // answers that were lost after the server had worked
-	then func()       // called before the connection breaks
-}
-
-func newLossyProxy(t *testing.T, server string) *lossyProxy {
+func newLossyProxy(t *testing.T, server string) lossyProxy {
 	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	p := &lossyProxy{Addr: l.Addr().String()}
-	var wg sync.WaitGroup
-	ctx, cancel := context.WithCancel(context.Background())
-	t.Cleanup(func() { cancel(); l.Close(); wg.Wait() })
-	wg.Go(func() {
-		for {
-			client, err := l.Accept()
-			if err != nil {
-				return
-			}
-			wg.Go(func() { p.serve(ctx, client, server) })
-		}
-	})
-	return p
+	p := faults.NewProxy(t, server)
+	p.Spare = func(answer []byte) bool { return bytes.Contains(answer, []byte("NOSCRIPT")) }
+	return lossyProxy{p}
 }
 
-func (p *lossyProxy) serve(ctx context.Context, client net.Conn, addr string) {
-	server, err := net.Dial("tcp", addr)
-	if err != nil {
-		client.Close()
-		return
-	}
-	defer context.AfterFunc(ctx, func() { client.Close(); server.Close() })()
-	var losing bool // of this connection, under p.mu
-	var wg sync.WaitGroup
-	wg.Go(func() {
-		defer server.Close()
-		b := make([]byte, 1<<16)
-		for {
-			n, err := client.Read(b)
-			if err != nil {
-				return
-			}
-			if bytes.Contains(b[:n], []byte("evalsha")) {
-				p.mu.Lock()
-				losing = p.lose > 0
-				p.mu.Unlock()
-			}
-			server.Write(b[:n])
-		}
-	})
-	b := make([]byte, 1<<16)
-	for {
-		n, err := server.Read(b)
-		if err != nil {
-			break
-		}
-		p.mu.Lock()
-		then := func() {}
-		if losing && !bytes.Contains(b[:n], []byte("NOSCRIPT")) {
-			p.lose--
-			then = p.then
-			n = -1
-		}
-		p.mu.Unlock()
-		if n < 0 {
-			then()
-			p.lost.Add(1) // after then: who sees it sees what then did
-			break
-		}
-		client.Write(b[:n])
-	}
-	client.Close()
-	server.Close()
-	wg.Wait()
-}
-
-// loseNext makes the next answer to a script vanish, after the server has run
-// it, and calls then before the client notices.
-func (p *lossyProxy) loseNext(n int, then func()) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	p.lose, p.then = n, then
-	p.lost.Store(0)
+// loseNext makes the next answers to scripts vanish, after the server has run
+// them, and calls then before the client notices.
+func (p lossyProxy) loseNext(n int, then func()) {
+	p.LoseNext(n, func(request []byte) bool { return bytes.Contains(request, []byte("evalsha")) }, then)
 }
 
 func TestRedisLostAnswer(t *testing.T) {
@@ -149,7 +73,7 @@ func TestRedisLostAnswer(t *testing.T) {
 				})
 				_, err := behind.Save(t.Context(), rec)
 				wantErr(t, "save", err, tt.want)
-				if lost := proxy.lost.Load(); lost != int64(tt.lost) {
+				if lost := proxy.Lost(); lost != tt.lost {
 					t.Fatalf("%d answers were lost", lost)
 				}
 				if v := e.load(t, token).Version; v != tt.wantVerson {
@@ -340,8 +264,8 @@ func TestRedisReplicasLostAnswer(t *testing.T) {
 	_, token := e.create(t, "ann")
 	rec := e.load(t, token)
 	proxy.loseNext(1, func() {})
-	if _, err := behind.Save(t.Context(), rec); err != nil || proxy.lost.Load() != 1 {
-		t.Errorf("%v, %d answers lost", err, proxy.lost.Load())
+	if _, err := behind.Save(t.Context(), rec); err != nil || proxy.Lost() != 1 {
+		t.Errorf("%v, %d answers lost", err, proxy.Lost())
 	}
 	if v := e.load(t, token).Version; v != 2 {
 		t.Errorf("version %d", v)

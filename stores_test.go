@@ -156,8 +156,8 @@ func TestRedisCreateRetriedAfterDeleteUser(t *testing.T) {
 		}
 		rec, token := e.record("ann")
 		client.AddHook(beforeKey{e.key(rec.ID), func() { proxy.loseNext(1, deleteUser) }})
-		if _, err := behind.Save(t.Context(), rec); err != nil || proxy.lost.Load() != 1 || ended != 2 {
-			t.Fatalf("%v, %d answers lost, %d ended", err, proxy.lost.Load(), ended)
+		if _, err := behind.Save(t.Context(), rec); err != nil || proxy.Lost() != 1 || ended != 2 {
+			t.Fatalf("%v, %d answers lost, %d ended", err, proxy.Lost(), ended)
 		}
 		e.load(t, token)
 		deleteUser()

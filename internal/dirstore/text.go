@@ -1,0 +1,112 @@
+package dirstore
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"net/url"
+	"strings"
+
+	"github.com/distsession/session"
+)
+
+// The text of a record in a file: a line of our own, then session.EncodeRecord's.
+//
+//	d1 <id> <writes>\n
+//
+//	id      escaped as in a URL's query: a name of the layout is its hash
+//	writes  the names of the last writes, the newest first, 6 characters each;
+//	        "-" for none
+const textMagic = "d1 "
+
+const (
+	// WriteLen is the length of a write's name.
+	WriteLen = session.TrailLen / 3
+	// MaxWrites is how many names a text has at most: so many versions later a
+	// writer still finds out what became of its write.
+	MaxWrites = 64
+)
+
+// NewWrite returns a name for one write. It has no dot.
+func NewWrite() string { return session.NewTrail().Next().Write() }
+
+// A History names the writes that made the last versions of a record, the
+// newest first.
+type History string
+
+// Next returns the history after the write of this name.
+func (h History) Next(write string) History {
+	next := History(write) + h
+	return next[:min(len(next), MaxWrites*WriteLen)]
+}
+
+// At is the name of the write that made the version that is age versions older
+// than the newest; "" if it is not known.
+func (h History) At(age int64) string {
+	if age < 0 || age >= int64(len(h)/WriteLen) {
+		return ""
+	}
+	return string(h[age*WriteLen : (age+1)*WriteLen])
+}
+
+// EncodeText returns the text of rec as its next version.
+func EncodeText(rec *session.Record, h History) ([]byte, error) {
+	trail := session.Trail((string(h) + string(session.NewTrail()))[:session.TrailLen])
+	text, err := session.EncodeRecord(rec, trail)
+	if err != nil {
+		return nil, err
+	}
+	writes := string(h)
+	if writes == "" {
+		writes = "-"
+	}
+	id := url.QueryEscape(rec.ID)
+	b := make([]byte, 0, len(textMagic)+len(id)+len(writes)+2+len(text))
+	b = append(b, textMagic...)
+	b = append(b, id...)
+	b = append(b, ' ')
+	b = append(b, writes...)
+	b = append(b, '\n')
+	return append(b, text...), nil
+}
+
+// DecodeText reads what EncodeText wrote. What cannot be decoded is
+// session.ErrNotFound, wrapped with the reason; path stands in it. Data is a
+// part of text.
+func DecodeText(path string, text []byte) (*session.Record, History, error) {
+	rec, h, err := decodeText(text)
+	if err != nil && !errors.Is(err, session.ErrNotFound) {
+		err = fmt.Errorf("%w: %s cannot be decoded: %w", session.ErrNotFound, path, err)
+	}
+	return rec, h, err
+}
+
+func decodeText(text []byte) (*session.Record, History, error) {
+	line, rest, ok := bytes.Cut(text, []byte("\n"))
+	if !ok || !bytes.HasPrefix(line, []byte(textMagic)) {
+		return nil, "", errors.New("not of a known format")
+	}
+	escaped, writes, ok := strings.Cut(string(line[len(textMagic):]), " ")
+	id, err := url.QueryUnescape(escaped)
+	if !ok || err != nil {
+		return nil, "", errors.New("malformed first line")
+	}
+	if writes == "-" {
+		writes = ""
+	}
+	if len(writes)%WriteLen != 0 || len(writes) > MaxWrites*WriteLen {
+		return nil, "", errors.New("malformed names of writes")
+	}
+	rec, trail, err := session.DecodeRecord(id, rest)
+	if err != nil {
+		return nil, "", err
+	}
+	if !strings.HasPrefix(writes+string(session.NewTrail()), string(trail)) {
+		return nil, "", errors.New("the names of the writes differ")
+	}
+	return rec, History(writes), nil
+}
+
+// TextLimit is more than any text has whose record has at most maxData bytes of
+// values.
+func TextLimit(maxData int) int { return maxData + 64<<10 }
