@@ -49,6 +49,10 @@ type Options struct {
 	// MaxData is how many bytes of values a record may have. If 0, it is 1 MiB.
 	MaxData int
 
+	// CleanEvery is the interval at which this node removes what has expired. If
+	// 0, it is an hour; if negative, only Clean does.
+	CleanEvery time.Duration
+
 	// Now is the clock; nil is time.Now.
 	Now func() time.Time
 }
@@ -56,12 +60,15 @@ type Options struct {
 const (
 	defaultClients = 16
 	defaultTimeout = 5 * time.Second
+	defaultMaxData = 1 << 20
+
+	defaultCleanEvery = time.Hour
 )
 
 // Store keeps sessions in a directory of an HDFS. It has every ability of a
 // store.
 type Store struct {
-	*dirstore.Store
+	*records
 
 	tree  *tree
 	user  string
@@ -69,6 +76,9 @@ type Store struct {
 	stop  func() // of the check in the background
 	close sync.Once
 }
+
+// records has the methods of session.Store and of the abilities.
+type records = dirstore.Store
 
 // New returns a store in the directory root of the HDFS with these namenodes
 // (host:port; the active one is found); opts may be nil. It does not connect.
@@ -106,7 +116,12 @@ func New(namenodes []string, root string, opts *Options) (*Store, error) {
 		root:   path.Clean(root),
 		writer: writer{replication: opts.Replication},
 	}
-	s.Store = dirstore.New(s.tree, dirstore.Renaming(s.tree), dirstore.Options{Name: "hdfsstore", MaxData: opts.MaxData, Now: opts.Now})
+	maxData := cmp.Or(opts.MaxData, defaultMaxData)
+	protocol := &dirstore.Renaming{Tree: s.tree, Limit: dirstore.TextLimit(maxData)}
+	s.records = dirstore.New(s.tree, protocol, dirstore.Options{Name: "hdfsstore", MaxData: maxData, Now: opts.Now})
+	if every := cmp.Or(opts.CleanEvery, defaultCleanEvery); every > 0 {
+		s.CleanEvery(every)
+	}
 	return s, nil
 }
 
@@ -137,10 +152,11 @@ func (s *Store) identify(o *hdfs.ClientOptions, opts *Options) error {
 	return nil
 }
 
-// Close ends the connections. Calls that are under way end first.
+// Close ends the connections; one that is in use ends with its call.
 func (s *Store) Close() error {
 	s.close.Do(func() {
 		s.stop()
+		s.StopCleaning()
 		s.tree.pool.close()
 		s.end()
 	})

@@ -64,20 +64,16 @@ func (t *tree) Mkdir(ctx context.Context, dir string) error {
 	})
 }
 
-// Mark implements dirstore.Tree. An entry is a directory, for a file takes two
-// calls more, and what comes or goes in it makes it young by the namenode's
-// clock.
+// Mark implements dirstore.Tree. An entry is a directory, for a file takes a
+// call more.
 func (t *tree) Mark(ctx context.Context, name string) error {
 	return t.pool.repeat(ctx, func(c *hdfs.Client) error {
 		err := c.Mkdir(t.path(name), dirMode)
-		if !errors.Is(err, fs.ErrExist) {
-			return err
+		if errors.Is(err, fs.ErrExist) {
+			now := time.Now()
+			err = c.Chtimes(t.path(name), now, now)
 		}
-		again := path.Join(t.path(name), "again")
-		if err := c.Mkdir(again, dirMode); err != nil && !errors.Is(err, fs.ErrExist) {
-			return err
-		}
-		return c.RemoveAll(again)
+		return err
 	})
 }
 
@@ -107,9 +103,21 @@ func (t *tree) ReadFile(ctx context.Context, name string, limit int) ([]byte, er
 	return data, err
 }
 
-// Rename implements dirstore.Tree.
+// Rename implements dirstore.Tree. Where the answer was lost it looks: nobody
+// else moves from to to, for one of them has a name that was drawn for this.
 func (t *tree) Rename(ctx context.Context, from, to string) error {
-	return t.pool.do(ctx, func(c *hdfs.Client) error { return c.Rename(t.path(from), t.path(to)) })
+	err := t.pool.do(ctx, func(c *hdfs.Client) error { return c.Rename(t.path(from), t.path(to)) })
+	var lost *wireError
+	if !errors.As(err, &lost) || ctx.Err() != nil {
+		return err
+	}
+	if _, look := t.stat(ctx, from); !errors.Is(look, fs.ErrNotExist) {
+		return err // it may still happen
+	}
+	if _, look := t.stat(ctx, to); look != nil {
+		return err
+	}
+	return nil
 }
 
 // Remove implements dirstore.Tree.
@@ -123,7 +131,7 @@ func (t *tree) RemoveAll(ctx context.Context, name string) error {
 }
 
 // Sync implements dirstore.Tree.
-func (t *tree) Sync(context.Context, string) error { return nil }
+func (t *tree) Sync(ctx context.Context, _ string) error { return ctx.Err() }
 
 // ModTime implements dirstore.Tree.
 func (t *tree) ModTime(ctx context.Context, name string) (time.Time, error) {
