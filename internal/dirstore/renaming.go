@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"path"
 	"strconv"
 	"strings"
 	"time"
@@ -158,57 +157,12 @@ func (p *Renaming) Create(ctx context.Context, dir string, rec *session.Record) 
 	if err != nil {
 		return err
 	}
-	made := Unfinished()
-	entry := made + "/" + nextName(rec, write).String()
-	err = p.Tree.Mkdir(ctx, made)
-	if err == nil {
-		err = p.Tree.Mkdir(ctx, entry)
-	}
-	if err == nil {
-		err = p.Tree.WriteFile(ctx, entry+"/"+write, text)
-	}
-	if err != nil {
-		p.abandon(ctx, made)
-		return unmade(err)
-	}
-	if err := errors.Join(p.Tree.Sync(ctx, entry), p.Tree.Sync(ctx, made)); err != nil {
-		p.abandon(ctx, made)
-		return err
-	}
-	err = p.Tree.Rename(ctx, made, dir)
-	if err != nil {
-		// A lost answer: whose record is it?
-		if n, look := p.find(ctx, dir); look == nil && n.write == write {
-			err = nil
-		} else {
-			p.abandon(ctx, made)
-		}
-	}
-	switch {
-	case errors.Is(err, fs.ErrExist):
-		return session.ErrConflict
-	case err != nil:
-		return err
-	}
-	return p.Tree.Sync(ctx, path.Dir(dir))
+	file := nextName(rec, write).String() + "/" + write
+	return Make(ctx, p.Tree, dir, file, text, func(ctx context.Context) bool {
+		n, err := p.find(ctx, dir)
+		return err == nil && n.write == write
+	})
 }
-
-// unmade says that what is missing is not the folder above the record.
-func unmade(err error) error {
-	if errors.Is(err, fs.ErrNotExist) {
-		return fmt.Errorf("the folder %q is missing: %s", NewDir, err.Error())
-	}
-	return err
-}
-
-// abandon removes what will not be finished. What it leaves the sweep finds.
-func (p *Renaming) abandon(ctx context.Context, path string) {
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), abandonTimeout)
-	defer cancel()
-	_ = p.Tree.RemoveAll(ctx, path)
-}
-
-const abandonTimeout = 200 * time.Millisecond
 
 // Update implements Protocol.
 func (p *Renaming) Update(ctx context.Context, dir string, rec *session.Record, tag any) error {
@@ -252,7 +206,7 @@ func (p *Renaming) Update(ctx context.Context, dir string, rec *session.Record, 
 		case now.version != rec.Version || now.write != from.write:
 			return p.lost(ctx, dir, now, rec.Version+1, write, err)
 		case !errors.Is(err, fs.ErrNotExist):
-			p.abandon(ctx, dir+"/"+now.String()+"/"+write)
+			Abandon(ctx, p.Tree, dir+"/"+now.String()+"/"+write)
 			return err
 		}
 		now.history = from.history
@@ -301,7 +255,7 @@ func (p *Renaming) lost(ctx context.Context, dir string, now *renamed, version i
 			return nil
 		}
 	}
-	p.abandon(ctx, dir+"/"+now.String()+"/"+write)
+	Abandon(ctx, p.Tree, dir+"/"+now.String()+"/"+write)
 	return session.ErrConflict
 }
 
