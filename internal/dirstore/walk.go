@@ -6,6 +6,7 @@ import (
 	"io/fs"
 	"iter"
 	"slices"
+	"strconv"
 	"sync"
 	"time"
 
@@ -22,7 +23,12 @@ type walk struct {
 // Scan implements session.Scanner. It reads folder by folder.
 func (s *Store) Scan(ctx context.Context) iter.Seq2[*session.Record, error] {
 	return func(yield func(*session.Record, error) bool) {
-		for n := range folders {
+		present, err := s.present(ctx, recordsDir)
+		if err != nil {
+			yield(nil, s.wrap("scan", err))
+			return
+		}
+		for _, n := range present {
 			names, err := s.recordsIn(ctx, n)
 			more := true
 			if err == nil {
@@ -40,6 +46,45 @@ func (s *Store) Scan(ctx context.Context) iter.Seq2[*session.Record, error] {
 			}
 		}
 	}
+}
+
+// present returns which of the lowest folders of the fan-out are there, in
+// order. It spares a store of few sessions most of the calls.
+func (s *Store) present(ctx context.Context, kinds ...string) ([]int, error) {
+	var found []int
+	for _, kind := range kinds {
+		above, err := s.digits(ctx, kind, fanOut1)
+		if err != nil {
+			return nil, err
+		}
+		for _, high := range above {
+			below, err := s.digits(ctx, kind+"/"+high, fanOut2)
+			if err != nil {
+				return nil, err
+			}
+			for _, low := range below {
+				n, err := strconv.ParseUint(high+low, 16, 4*(fanOut1+fanOut2))
+				if err != nil {
+					return nil, err
+				}
+				found = append(found, int(n))
+			}
+		}
+	}
+	slices.Sort(found)
+	return slices.Compact(found), nil
+}
+
+// digits returns the names in dir that are so many digits.
+func (s *Store) digits(ctx context.Context, dir string, n int) ([]string, error) {
+	var names []string
+	err := s.tree.ReadDir(ctx, dir, func(name string) bool {
+		if isHash(name, n) {
+			names = append(names, name)
+		}
+		return true
+	})
+	return names, missing(err)
 }
 
 // recordsIn returns the names of the records in the n-th folder.
@@ -79,9 +124,13 @@ func (s *Store) Clean(ctx context.Context, now time.Time, limit int) (int, error
 	if err != nil {
 		return 0, s.wrap("clean", err)
 	}
+	present, err := s.present(ctx, recordsDir, usersDir)
+	if err != nil {
+		return 0, s.wrap("clean", err)
+	}
+	at, _ := slices.BinarySearch(present, first)
 	total := 0
-	for i := range folders {
-		n := (first + i) % folders
+	for i, n := range slices.Concat(present[at:], present[:at]) {
 		removed, err := s.cleanRecords(ctx, n, now, limit, total)
 		total += removed
 		if err == nil {
