@@ -27,13 +27,13 @@ func (s *Store) Check(ctx context.Context) error {
 
 // explain adds the mend to what is wrong with the place.
 func (s *Store) explain(err error) error {
-	root := s.tree.root
+	root, user := s.tree.root, s.tree.pool.options.User
 	switch {
 	case isException(err, safeMode):
 		return fmt.Errorf("hdfsstore: the namenode is in safe mode: it waits for its datanodes, or was told to (hdfs dfsadmin -safemode leave): %w", err)
 	case errors.Is(err, fs.ErrPermission), isException(err, accessDenied):
 		return configError("the user %q may not use %s; let an administrator run: hdfs dfs -mkdir -p %s && hdfs dfs -chown %s %s && hdfs dfs -chmod 700 %s: %w",
-			s.user, root, root, s.user, root, root, err)
+			user, root, root, user, root, root, err)
 	}
 	return err
 }

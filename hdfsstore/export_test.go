@@ -1,16 +1,6 @@
 package hdfsstore
 
-import (
-	"time"
+import "github.com/distsession/session/internal/dirstore"
 
-	"github.com/colinmarc/hdfs/v2"
-)
-
-// Tree is a tree without a store, for tests of the primitives.
-type Tree = tree
-
-func NewTree(addrs []string, user, root string, size int, limit time.Duration) *Tree {
-	return &tree{pool: newPool(hdfs.ClientOptions{Addresses: addrs, User: user}, size, limit), root: root}
-}
-
-func (t *tree) Close() { t.pool.close() }
+// On is a store's sessions on another tree than HDFS.
+func On(tree dirstore.Tree, opts *Options) *dirstore.Store { return newRecords(tree, opts) }

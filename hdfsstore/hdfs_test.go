@@ -2,6 +2,7 @@ package hdfsstore_test
 
 import (
 	"context"
+	"errors"
 	"net/url"
 	"strconv"
 	"sync/atomic"
@@ -70,7 +71,6 @@ func newStore(t *testing.T, namenodes []string, root string, opts hdfsstore.Opti
 	if opts.User == "" {
 		opts.User = user
 	}
-	opts.CleanEvery = -1
 	s, err := hdfsstore.New(namenodes, root, &opts)
 	must(t, err)
 	t.Cleanup(func() { s.Close() })
@@ -94,14 +94,100 @@ func (c *cluster) fresh(t *testing.T) storetest.Backend {
 	}
 }
 
-// TestHDFS is the whole of it on one cluster, for that takes ten seconds to
-// start. The last subtests hurt it.
+// create saves a new session and returns it and its token.
+func create(t *testing.T, s session.Store) (*session.Record, string) {
+	t.Helper()
+	token := session.NewToken()
+	now := time.Now()
+	rec := &session.Record{
+		ID: session.ID(token), User: "ann", Created: now, SignedIn: now, Seen: now,
+		Expires: now.Add(time.Hour), Deadline: now.Add(2 * time.Hour), Data: []byte(`{"n":1}`),
+	}
+	save(t, s, rec)
+	return rec, token
+}
+
+func save(t *testing.T, s session.Store, rec *session.Record) {
+	t.Helper()
+	_, err := s.Save(t.Context(), rec)
+	must(t, err)
+}
+
+func load(t *testing.T, s session.Store, token string) *session.Record {
+	t.Helper()
+	rec, err := s.Load(t.Context(), token)
+	must(t, err)
+	return rec
+}
+
+// wantErr checks that err is want, which may be nil.
+func wantErr(t *testing.T, what string, err, want error) {
+	t.Helper()
+	if !errors.Is(err, want) {
+		t.Errorf("%s: %v; want %v", what, err, want)
+	}
+}
+
+// failed checks that err says that the store failed, and nothing about a
+// session.
+func failed(t *testing.T, what string, err error) {
+	t.Helper()
+	if err == nil || errors.Is(err, session.ErrNotFound) || errors.Is(err, session.ErrConflict) || errors.Is(err, session.ErrConfig) {
+		t.Errorf("%s: %v; want the failure of a store", what, err)
+	}
+}
+
+// calls are one of each of a store's.
+func calls(s *hdfsstore.Store, rec *session.Record, token string) map[string]func(context.Context) error {
+	return map[string]func(context.Context) error{
+		"load":   func(ctx context.Context) error { _, err := s.Load(ctx, token); return err },
+		"save":   func(ctx context.Context) error { _, err := s.Save(ctx, rec); return err },
+		"delete": func(ctx context.Context) error { return s.Delete(ctx, rec.ID) },
+		"touch": func(ctx context.Context) error {
+			return s.Touch(ctx, rec.ID, rec.Seen.Add(time.Second), rec.Expires.Add(time.Second))
+		},
+		"list": func(ctx context.Context) (last error) {
+			for _, err := range s.List(ctx, rec.User) {
+				last = err
+			}
+			return last
+		},
+		"delete user": func(ctx context.Context) error { _, err := s.DeleteUser(ctx, rec.User, ""); return err },
+		"scan": func(ctx context.Context) (last error) {
+			for _, err := range s.Scan(ctx) {
+				last = err
+			}
+			return last
+		},
+		"clean": func(ctx context.Context) error { _, err := s.Clean(ctx, time.Now(), 0); return err },
+		"check": s.Check,
+	}
+}
+
+// TestHDFS is all that takes a cluster: it has one, for that takes ten seconds
+// to start. What hurts the cluster comes last.
 func TestHDFS(t *testing.T) {
 	c := newCluster(t)
 	t.Run("store", func(t *testing.T) { storetest.Run(t, c.fresh) })
 	t.Run("over HTTP", func(t *testing.T) { storetest.RunHTTP(t, c.fresh) })
-	t.Run("two processes", func(t *testing.T) { ledger.TwoProcesses(t, c.url(c.folder()), 4, 200) })
+	t.Run("two processes", c.testTwoProcesses)
+	t.Run("check", c.testCheck)
+	t.Run("directory", c.testDirectory)
+	t.Run("clocks differ", c.testClocks)
+	t.Run("half-open", c.testHalfOpen)
+	t.Run("lost answers", c.testLostAnswers)
+	t.Run("several namenodes", c.testNamenodes)
+	t.Run("away at the start", c.testAwayAtStart)
+	t.Run("full", c.testFull)
+	t.Run("safe mode", c.testSafeMode)
+	t.Run("a datanode freezes", c.testDatanodeFreezes)
+	t.Run("servers die", c.testServersDie)
 }
 
-var _ = context.Background
-var _ = time.Now
+func (c *cluster) testTwoProcesses(t *testing.T) {
+	additions := 200
+	if testing.Short() {
+		additions = 25
+	}
+	ledger.TwoProcesses(t, c.url(c.folder()), 4, additions)
+}

@@ -49,8 +49,8 @@ type Options struct {
 	// MaxData is how many bytes of values a record may have. If 0, it is 1 MiB.
 	MaxData int
 
-	// CleanEvery is the interval at which this node removes what has expired. If
-	// 0, it is an hour; if negative, only Clean does.
+	// CleanEvery is how often expired sessions and what crashes left are removed
+	// in the background, until Close. If 0, they are not: somebody calls Clean.
 	CleanEvery time.Duration
 
 	// Now is the clock; nil is time.Now.
@@ -61,8 +61,6 @@ const (
 	defaultClients = 16
 	defaultTimeout = 5 * time.Second
 	defaultMaxData = 1 << 20
-
-	defaultCleanEvery = time.Hour
 )
 
 // Store keeps sessions in a directory of an HDFS. It has every ability of a
@@ -71,7 +69,6 @@ type Store struct {
 	*records
 
 	tree  *tree
-	user  string
 	end   func() // of what belongs to Kerberos
 	stop  func() // of the check in the background
 	close sync.Once
@@ -94,62 +91,67 @@ func New(namenodes []string, root string, opts *Options) (*Store, error) {
 		return nil, configError("sessions need a directory of their own; name one such as /user/app/sessions")
 	case !slices.Contains([]string{"", hdfs.DataTransferProtectionAuthentication, hdfs.DataTransferProtectionIntegrity, hdfs.DataTransferProtectionPrivacy}, opts.Protection):
 		return nil, configError("Protection is %q; it is authentication, integrity or privacy", opts.Protection)
-	case opts.Clients < 0 || opts.Replication < 0 || opts.Timeout < 0 || opts.MaxData < 0:
-		return nil, configError("Clients, Replication, Timeout and MaxData are at least 0")
+	case opts.Clients < 0 || opts.Replication < 0 || opts.Timeout < 0 || opts.MaxData < 0 || opts.CleanEvery < 0:
+		return nil, configError("Clients, Replication, Timeout, MaxData and CleanEvery are at least 0")
 	}
 	for _, addr := range namenodes {
 		if !checkAddr(addr) {
 			return nil, configError("a namenode's address cannot be read; write host:%s, and an IPv6 address in brackets", namenodePort)
 		}
 	}
-	s := &Store{end: func() {}, stop: func() {}}
 	o := hdfs.ClientOptions{
 		Addresses:              slices.Clone(namenodes),
 		DataTransferProtection: opts.Protection,
 		UseDatanodeHostname:    opts.DatanodeHostnames,
 	}
-	if err := s.identify(&o, opts); err != nil {
+	end, err := identify(&o, opts)
+	if err != nil {
 		return nil, err
 	}
-	s.tree = &tree{
+	t := &tree{
 		pool:   newPool(o, cmp.Or(opts.Clients, defaultClients), cmp.Or(opts.Timeout, defaultTimeout)),
 		root:   path.Clean(root),
 		writer: writer{replication: opts.Replication},
 	}
-	maxData := cmp.Or(opts.MaxData, defaultMaxData)
-	protocol := &dirstore.Renaming{Tree: s.tree, Limit: dirstore.TextLimit(maxData)}
-	s.records = dirstore.New(s.tree, protocol, dirstore.Options{Name: "hdfsstore", MaxData: maxData, Now: opts.Now})
-	if every := cmp.Or(opts.CleanEvery, defaultCleanEvery); every > 0 {
-		s.CleanEvery(every)
+	s := &Store{records: newRecords(t, opts), tree: t, end: end, stop: func() {}}
+	if opts.CleanEvery > 0 {
+		s.CleanEvery(opts.CleanEvery)
 	}
 	return s, nil
 }
 
-// identify fills in who the store is.
-func (s *Store) identify(o *hdfs.ClientOptions, opts *Options) error {
+// newRecords returns the sessions in t, which are compared and set by the
+// rename of directories.
+func newRecords(t dirstore.Tree, opts *Options) *records {
+	maxData := cmp.Or(opts.MaxData, defaultMaxData)
+	protocol := &dirstore.Renaming{Tree: t, Limit: dirstore.TextLimit(maxData)}
+	return dirstore.New(t, protocol, dirstore.Options{Name: "hdfsstore", MaxData: maxData, Now: opts.Now})
+}
+
+// identify fills in who the store is. What it made for that, end ends.
+func identify(o *hdfs.ClientOptions, opts *Options) (end func(), err error) {
 	if opts.Kerberos != nil {
 		if opts.User != "" {
-			return configError("User is set beside Kerberos, whose Principal is the user; remove it")
+			return nil, configError("User is set beside Kerberos, whose Principal is the user; remove it")
 		}
 		client, err := opts.Kerberos.client()
 		if err != nil {
-			return err
+			return nil, err
 		}
+		o.User = client.Credentials.UserName()
 		o.KerberosClient = client
 		o.KerberosServicePrincipleName = cmp.Or(opts.Kerberos.Service, kerberosNames)
-		s.user, s.end = client.Credentials.UserName(), client.Destroy
-		return nil
+		return client.Destroy, nil
 	}
-	s.user = cmp.Or(opts.User, os.Getenv("HADOOP_USER_NAME"))
-	if s.user == "" {
+	o.User = cmp.Or(opts.User, os.Getenv("HADOOP_USER_NAME"))
+	if o.User == "" {
 		u, err := user.Current()
 		if err != nil {
-			return configError("User is not set, and who runs the program is not known: %w", err)
+			return nil, configError("User is not set, and who runs the program is not known: %w", err)
 		}
-		s.user = u.Username
+		o.User = u.Username
 	}
-	o.User = s.user
-	return nil
+	return func() {}, nil
 }
 
 // Close ends the connections; one that is in use ends with its call.

@@ -23,7 +23,10 @@ const (
 	nextCheckLimit = 30 * time.Second
 )
 
-const namenodePort = "8020"
+const (
+	namenodePort = "8020"
+	cleanEvery   = time.Hour
+)
 
 func open(ctx context.Context, u *url.URL) (session.Store, error) {
 	addrs, root, opts, err := parseURL(u)
@@ -63,6 +66,7 @@ func parseURL(u *url.URL) (addrs []string, root string, opts *Options, err error
 		Replication:       p.Int("replication", 0),
 		Timeout:           p.Duration("timeout", 0),
 		MaxData:           p.Int("max_data", 0),
+		CleanEvery:        p.Duration("clean", cleanEvery),
 		DatanodeHostnames: p.Bool("datanode_hostnames"),
 		Protection:        p.String("protection", ""),
 	}
