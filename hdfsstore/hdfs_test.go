@@ -29,7 +29,7 @@ type cluster struct {
 	n     atomic.Int64
 }
 
-func newCluster(t *testing.T) *cluster {
+func newCluster(t testing.TB) *cluster {
 	t.Helper()
 	c := &cluster{HDFSServers: servers.HDFS(t, 3)}
 	c.super = c.client(t)
@@ -39,7 +39,7 @@ func newCluster(t *testing.T) *cluster {
 }
 
 // client returns a client of the superuser. It knows no deadline.
-func (c *cluster) client(t *testing.T) *hdfs.Client {
+func (c *cluster) client(t testing.TB) *hdfs.Client {
 	t.Helper()
 	client, err := hdfs.NewClient(hdfs.ClientOptions{Addresses: []string{c.Namenode.Addr}, User: servers.HDFSUser})
 	must(t, err)
@@ -47,7 +47,7 @@ func (c *cluster) client(t *testing.T) *hdfs.Client {
 	return client
 }
 
-func must(t *testing.T, err error) {
+func must(t testing.TB, err error) {
 	t.Helper()
 	if err != nil {
 		t.Fatal(err)
@@ -58,7 +58,7 @@ func must(t *testing.T, err error) {
 func (c *cluster) folder() string { return "/apps/" + strconv.FormatInt(c.n.Add(1), 10) }
 
 // store returns a store in root that is ready for use.
-func (c *cluster) store(t *testing.T, root string, opts hdfsstore.Options) *hdfsstore.Store {
+func (c *cluster) store(t testing.TB, root string, opts hdfsstore.Options) *hdfsstore.Store {
 	t.Helper()
 	s := newStore(t, []string{c.Namenode.Addr}, root, opts)
 	must(t, s.Check(t.Context()))
@@ -66,7 +66,7 @@ func (c *cluster) store(t *testing.T, root string, opts hdfsstore.Options) *hdfs
 }
 
 // newStore returns a store that has not connected yet.
-func newStore(t *testing.T, namenodes []string, root string, opts hdfsstore.Options) *hdfsstore.Store {
+func newStore(t testing.TB, namenodes []string, root string, opts hdfsstore.Options) *hdfsstore.Store {
 	t.Helper()
 	if opts.User == "" {
 		opts.User = user
@@ -107,13 +107,13 @@ func create(t *testing.T, s session.Store) (*session.Record, string) {
 	return rec, token
 }
 
-func save(t *testing.T, s session.Store, rec *session.Record) {
+func save(t testing.TB, s session.Store, rec *session.Record) {
 	t.Helper()
 	_, err := s.Save(t.Context(), rec)
 	must(t, err)
 }
 
-func load(t *testing.T, s session.Store, token string) *session.Record {
+func load(t testing.TB, s session.Store, token string) *session.Record {
 	t.Helper()
 	rec, err := s.Load(t.Context(), token)
 	must(t, err)

@@ -1,3 +1,87 @@
+// Package hdfsstore keeps sessions in the Hadoop Distributed File System, for
+// those who have one and want no other server.
+//
+// # Configuration
+//
+// Importing the package registers the scheme "hdfs":
+//
+//	session.Open(ctx, "hdfs://nn1:8020,nn2:8020/user/app/sessions?user=app")
+//
+// with all namenodes of the cluster (the port is 8020 if there is none; an IPv6
+// address is written ?addr=[::1]:8020, repeated) and a directory that is the
+// store's own. It takes these parameters:
+//
+//	user=app                  who to be; default HADOOP_USER_NAME, or who runs the program
+//	principal=app@EXAMPLE.COM Kerberos: who to be, with
+//	keytab=/etc/app.keytab    the file of its keys; or in the place of both
+//	ccache=/tmp/krb5cc_1000   the file of tickets that kinit wrote
+//	krb5_conf=/etc/krb5.conf  default KRB5_CONFIG, or this one
+//	service=nn/_HOST          the namenodes' principal; this is the default
+//	protection=privacy        of what goes to datanodes: authentication, integrity, privacy
+//	replication=3             datanodes that keep a record; default the cluster's
+//	clients=16                calls at a time, and connections to a namenode
+//	timeout=5s                of each read and write, whatever the context's deadline
+//	datanode_hostnames=true   connect to datanodes by name, not by address
+//	max_data=65536            bytes of values a session may have; default 1 MiB
+//	clean=1h                  how often what has expired is removed; 0: never, somebody calls Clean
+//
+// Open makes the directory with mode 0700 if it may, and refuses one that others
+// can write to, or that fails a short test of what the store rests on. If the
+// namenode is away or in safe mode, Open returns a store all the same, logs it,
+// and tries again until it succeeds; calls fail meanwhile. New does not
+// connect: call Check.
+//
+// A namenode that believes everybody (no Kerberos) lets whoever reaches it be
+// any user, and so read and forge sessions.
+//
+// A record is a directory with one directory and one file in it: three objects
+// and a block in the namenode's memory, some 600 bytes, and one object more in
+// the index if somebody is signed in; up to 8,700 directories are the store's
+// own. A million sessions take the namenode about 700 MB. Small files are not
+// what HDFS is made for: with more than that, or more than a few hundred changes
+// a second, take another store.
+//
+// # Guarantees
+//
+// Every save is a compare-and-set: the file of the next version is written into
+// the record's directory, which then gets the name of the next version. The
+// namenode lets one rename win. There is no lock, no lease and no clock that a
+// crash could leave held or that decides. A save whose answer was lost is told
+// from a conflict by the names of the last 64 writes in the file. A reader sees
+// the old version or the new one, whole. A touch is a rename, and writes no
+// data. The store has every ability of a store. List and DeleteUser read one
+// directory of the index, a 4096th of it, and that user's sessions; Scan and
+// Clean read all.
+//
+// # Expiry
+//
+// A record that has expired by this process's clock is not returned. Open
+// removes what has expired once an hour, and what a crash left and has not
+// changed for an hour by the namenode's clock. New does not: call Clean, or set
+// Options.CleanEvery.
+//
+// # Failure
+//
+// The client (github.com/colinmarc/hdfs) knows neither contexts nor deadlines:
+// here each connection ends a read or write when the call's context ends, so
+// every call returns by then, over a half-open connection too. (With Kerberos a
+// ticket may be waited for longer, in the background.) A client whose connection
+// broke is replaced, by one that begins with another namenode if there is one. A
+// namenode that is down, frozen, on standby or in safe mode is an error, never
+// "no session", and the store goes on when it is back.
+//
+// A write that meets a dead datanode is tried again, and one to a datanode that
+// does not answer gets half of the time that is left. The namenode chooses
+// datanodes by chance, and offers dead ones until it knows: set
+// dfs.namenode.avoid.write.stale.datanode=true and
+// dfs.namenode.stale.datanode.interval=3000 there, and have one datanode more
+// than replicas.
+//
+// What was acknowledged has reached the memory of every datanode that keeps it,
+// and the namenode's log on disk. The death of any process loses nothing; a power
+// cut of all replicas at once may, unless the datanodes have
+// dfs.datanode.synconclose=true. One namenode is a single point of failure: run
+// two with a quorum journal, and name both.
 package hdfsstore
 
 import (
