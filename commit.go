@@ -103,11 +103,7 @@ func (c *commit) reload(token string) (*Record, error) { return c.reloadAtLeast(
 // reloadAtLeast does so after a conflict, which a copy may not know of yet.
 func (c *commit) reloadAtLeast(token string, version int64) (rec *Record, err error) {
 	err = c.call("load", func(ctx context.Context) (err error) {
-		if a, ok := As[AtLeaster](c.m.store); ok && version > 0 {
-			rec, err = a.LoadAtLeast(ctx, token, version)
-		} else {
-			rec, err = c.m.store.Load(ctx, token)
-		}
+		rec, err = loadAtLeast(ctx, c.m.store, token, version)
 		return err
 	})
 	if err == nil && rec.Expired(c.m.now()) {

@@ -17,7 +17,7 @@ func init() { Register("jwt", openJWTStore) }
 
 // openJWTStore opens jwt:?keys=file:keys.pem&iss=…&aud=…&revoked=…
 func openJWTStore(ctx context.Context, u *url.URL) (Store, error) {
-	if err := onlyParams(u); err != nil {
+	if err := onlyParams(u, "revoked"); err != nil {
 		return nil, err
 	}
 	p := NewParams(u)
@@ -52,7 +52,7 @@ func openJWTStore(ctx context.Context, u *url.URL) (Store, error) {
 			return nil, configError("jwt: seal: %w", err)
 		}
 	}
-	if opts.Revoked, err = openRevoked(ctx, "jwt", revoked); err != nil {
+	if opts.Revoked, err = openInner(ctx, "jwt", "revoked", revoked); err != nil {
 		return nil, err
 	}
 	s, err := NewJWTStore(keys, opts)

@@ -112,7 +112,7 @@ func New(store Store, opts *Options) (*Manager, error) {
 	if opts == nil {
 		opts = &Options{}
 	}
-	if store == nil || reflect.ValueOf(store).Kind() == reflect.Pointer && reflect.ValueOf(store).IsNil() {
+	if isNil(store) {
 		return nil, configError("the store is nil; make one with Open, or with a constructor such as NewMemoryStore")
 	}
 	for _, d := range []struct {
@@ -153,7 +153,7 @@ func New(store Store, opts *Options) (*Manager, error) {
 	if m.log == nil {
 		m.log = slog.Default()
 	}
-	if l, ok := As[interface{ longestLife() time.Duration }](store); ok && max(m.lifetime, opts.PersistLifetime) > l.longestLife() {
+	if l, ok := As[longestLiver](store); ok && max(m.lifetime, opts.PersistLifetime) > l.longestLife() {
 		return nil, configError("Options.Lifetime or PersistLifetime is longer than the %v that the store accepts of a token; raise the store's Lifetime or shorten these", l.longestLife())
 	}
 	m.idle = max(m.idle, 0)

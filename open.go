@@ -65,6 +65,37 @@ func Open(ctx context.Context, rawURL string) (Store, error) {
 	return open(ctx, u)
 }
 
+// openInner opens the store that a parameter of another store's URL names; nil
+// if it is not there.
+func openInner(ctx context.Context, scheme, param, rawURL string) (Store, error) {
+	if rawURL == "" {
+		return nil, nil
+	}
+	s, err := Open(ctx, rawURL)
+	if err != nil {
+		return nil, fmt.Errorf("session: %s: %s: %w", scheme, param, err)
+	}
+	return s, nil
+}
+
+// onlyParams refuses a host or path where there are only parameters, and a
+// store's URL in one of them that was not escaped.
+func onlyParams(u *url.URL, inner ...string) error {
+	if u.Host != "" || u.Path != "" || u.Opaque != "" || u.User != nil || u.Fragment != "" {
+		return configError("%s: takes only parameters; write %s:?name=value&name=value, with special characters escaped", u.Scheme, u.Scheme)
+	}
+	// A password with & in a URL that nobody escaped falls apart, and its end
+	// would be repeated as a parameter that is not known.
+	for _, name := range inner {
+		_, after, _ := strings.Cut("&"+u.RawQuery, "&"+name+"=")
+		value, rest, _ := strings.Cut(after, "&")
+		if strings.Contains(value, "://") && !strings.Contains(value, "@") && strings.Contains(rest, "@") {
+			return configError("%s: %s cannot be read; escape the special characters of its URL (& is %%26, @ is %%40)", u.Scheme, name)
+		}
+	}
+	return nil
+}
+
 func configError(format string, args ...any) error {
 	return fmt.Errorf("%w: "+format, append([]any{ErrConfig}, args...)...)
 }

@@ -113,12 +113,18 @@ func newRevocations(kind string, store Store, irrevocable bool, life time.Durati
 		return nil, configError("%s: both Revoked and Irrevocable are set; remove one", kind)
 	case store != nil && isClientSide(store):
 		return nil, configError("%s: Revoked is itself a store that keeps its sessions with the client; use a server-side one", kind)
+	case isMigrating(store):
+		return nil, configError("%s: Revoked is Migrating, and has no sessions that could move; use one server-side store, and keep it while tokens live", kind)
 	}
 	return &revocations{store: store, kind: kind, life: life, now: nowOr(now)}, nil
 }
 
+// longestLiver is a client-side store, and tells the longest life that it
+// accepts of a token.
+type longestLiver interface{ longestLife() time.Duration }
+
 func isClientSide(s Store) bool {
-	_, ok := As[interface{ longestLife() time.Duration }](s)
+	_, ok := As[longestLiver](s)
 	return ok
 }
 

@@ -8,6 +8,7 @@ import (
 	"errors"
 	"io"
 	"iter"
+	"reflect"
 	"time"
 )
 
@@ -229,6 +230,11 @@ func As[T any](s Store) (T, bool) {
 	}
 	var none T
 	return none, false
+}
+
+// isNil tells a store that is not there, also as a nil pointer.
+func isNil(s Store) bool {
+	return s == nil || reflect.ValueOf(s).Kind() == reflect.Pointer && reflect.ValueOf(s).IsNil()
 }
 
 // Close ends what Open or the constructor made for s, through wrappers:

@@ -17,7 +17,7 @@ func init() { Register("cookie", openCookie) }
 
 // openCookie opens cookie:?keys=env:SESSION_KEYS&revoked=…
 func openCookie(ctx context.Context, u *url.URL) (Store, error) {
-	if err := onlyParams(u); err != nil {
+	if err := onlyParams(u, "revoked"); err != nil {
 		return nil, err
 	}
 	p := NewParams(u)
@@ -34,7 +34,7 @@ func openCookie(ctx context.Context, u *url.URL) (Store, error) {
 	if err != nil {
 		return nil, configError("cookie: keys: %w", err)
 	}
-	if opts.Revoked, err = openRevoked(ctx, "cookie", revoked); err != nil {
+	if opts.Revoked, err = openInner(ctx, "cookie", "revoked", revoked); err != nil {
 		return nil, err
 	}
 	s, err := NewCookieStore(keys, opts)
@@ -44,34 +44,6 @@ func openCookie(ctx context.Context, u *url.URL) (Store, error) {
 	}
 	s.revoked.owned = opts.Revoked != nil
 	return s, nil
-}
-
-// openRevoked opens the store that a client-side store's URL names.
-func openRevoked(ctx context.Context, kind, rawURL string) (Store, error) {
-	if rawURL == "" {
-		return nil, nil
-	}
-	s, err := Open(ctx, rawURL)
-	if err != nil {
-		return nil, fmt.Errorf("session: %s: revoked: %w", kind, err)
-	}
-	return s, nil
-}
-
-// onlyParams refuses a host or path where there are only parameters, and a
-// revoked= whose URL was not escaped.
-func onlyParams(u *url.URL) error {
-	if u.Host != "" || u.Path != "" || u.Opaque != "" || u.User != nil || u.Fragment != "" {
-		return configError("%s: takes only parameters; write %s:?name=value&name=value, with special characters escaped", u.Scheme, u.Scheme)
-	}
-	// A password with & in a URL that nobody escaped falls apart, and its end
-	// would be repeated as a parameter that is not known.
-	_, after, _ := strings.Cut("&"+u.RawQuery, "&revoked=")
-	revoked, rest, _ := strings.Cut(after, "&")
-	if strings.Contains(revoked, "://") && !strings.Contains(revoked, "@") && strings.Contains(rest, "@") {
-		return configError("%s: revoked cannot be read; escape the special characters of its URL (& is %%26, @ is %%40)", u.Scheme)
-	}
-	return nil
 }
 
 // CookieOptions configure a CookieStore.

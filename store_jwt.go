@@ -3,11 +3,7 @@ package session
 import (
 	"cmp"
 	"context"
-	"crypto/aes"
 	"crypto/cipher"
-	"crypto/hkdf"
-	"crypto/sha256"
-	"encoding/binary"
 	"encoding/json"
 	"fmt"
 	"net/http"
@@ -161,15 +157,7 @@ func newSeals(seal [][]byte, keys []JWTKey) ([]cipher.AEAD, error) {
 				return nil, configError("jwt: Seal: key %d signs too; use one of its own", i+1)
 			}
 		}
-		derived, err := hkdf.Key(sha256.New, key, nil, "distsession/session jwt values v1", 32)
-		if err != nil {
-			return nil, fmt.Errorf("session: jwt: %w", err)
-		}
-		block, err := aes.NewCipher(derived)
-		if err != nil {
-			return nil, fmt.Errorf("session: jwt: %w", err)
-		}
-		aead, err := cipher.NewGCMWithRandomNonce(block)
+		aead, err := newSeal(key, "jwt values v1")
 		if err != nil {
 			return nil, fmt.Errorf("session: jwt: %w", err)
 		}
@@ -229,14 +217,7 @@ func (s *JWTStore) openValues(c *jwtClaims) ([]byte, bool) {
 
 // sealFor is what sealed values are bound to: they open in no other session,
 // and for no other issuer or audience.
-func (s *JWTStore) sealFor(id string) []byte {
-	var b []byte
-	for _, part := range []string{s.issuer, s.audience, id} {
-		b = binary.AppendUvarint(b, uint64(len(part)))
-		b = append(b, part...)
-	}
-	return b
-}
+func (s *JWTStore) sealFor(id string) []byte { return boundTo(s.issuer, s.audience, id) }
 
 // Save implements Store: it returns the new token, or "" for a Replaced
 // marker. A store whose first key is public cannot save: errors.ErrUnsupported.

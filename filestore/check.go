@@ -13,19 +13,24 @@ import (
 
 // openFolder opens dir, unless it is one that a store must not lie in.
 func openFolder(dir string) (*os.Root, error) {
-	root, err := os.OpenRoot(dir)
+	info, err := os.Stat(dir)
+	if err == nil && !info.IsDir() {
+		return nil, configError("%s is no folder; name one", dir)
+	}
+	var root *os.Root
+	if err == nil {
+		root, err = os.OpenRoot(dir)
+	}
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
 		return nil, configError("the folder %s is missing; mount it, or make it: mkdir -m 700 %s, or create=true in the URL", dir, dir)
-	case errors.Is(err, syscall.ENOTDIR):
-		return nil, configError("%s is no folder; name one", dir)
 	case errors.Is(err, fs.ErrPermission):
 		return nil, configError("the folder %s is closed to this user (%d); chown it to the user that the program runs as", dir, os.Geteuid())
 	case err != nil:
 		return nil, fmt.Errorf("session: filestore: open: %w", err)
 	}
 	// Of the folder that is open, whatever becomes of its name.
-	info, err := root.Stat(".")
+	info, err = root.Stat(".")
 	switch {
 	case err != nil:
 		err = fmt.Errorf("session: filestore: open: %w", err)

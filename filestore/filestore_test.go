@@ -5,11 +5,8 @@ import (
 
 	"github.com/distsession/session"
 	"github.com/distsession/session/filestore"
-	"github.com/distsession/session/internal/ledger"
 	"github.com/distsession/session/storetest"
 )
-
-func TestMain(m *testing.M) { ledger.Main(m) }
 
 func TestLocalDisk(t *testing.T)         { storetest.Run(t, onDisk) }
 func TestLocalDiskOverHTTP(t *testing.T) { storetest.RunHTTP(t, onDisk) }

@@ -230,12 +230,15 @@ func (p *linking) Update(ctx context.Context, dir string, rec *session.Record, t
 	if err != nil {
 		return err
 	}
+	name := versionName{rec.Version + 1, base.first}
+	if _, err := p.tree.ModTime(ctx, dir+"/"+name.String()); err == nil {
+		return session.ErrConflict // cheap for those who are late anyway
+	}
 	temp := dirstore.Unfinished()
 	defer dirstore.Abandon(ctx, p.tree, temp)
 	if err := p.tree.WriteFile(ctx, temp, text); err != nil {
 		return dirstore.Unmade(err)
 	}
-	name := versionName{rec.Version + 1, base.first}
 	linkErr := p.tree.Link(ctx, temp, dir+"/"+name.String())
 	if linkErr == nil {
 		// On disk before the version that it replaces goes.
@@ -287,7 +290,13 @@ func (p *linking) settle(ctx context.Context, dir string, name versionName, writ
 		switch history.At(top.version - name.version) {
 		case write:
 			if *top == name && !based {
-				continue // somebody has removed the base, so a higher version is there
+				// Somebody has removed the base: a higher version is there, or the
+				// record was made anew.
+				if look >= emptyLooks && len(l.tops()) > 1 {
+					p.withdraw(ctx, dir, name, linkErr)
+					return session.ErrNotFound
+				}
+				continue
 			}
 			p.tidy(ctx, dir, l, *top)
 			return nil

@@ -92,6 +92,7 @@ func TestEveryFlawIsFound(t *testing.T) {
 		{"keeps nobody", []string{"DeleteUser keeps the session that it is told to keep"}},
 		{"signs out by the clock", []string{"a sign-in that comes after DeleteUser returned is live"}},
 		{"lists to the end", []string{"List can be left early", "Scan can be left early"}},
+		{"enters users at the first save", []string{"what an update makes a session of the user is listed and ended"}},
 		{"scans twice", []string{"Scan yields every live record once, with its values"}},
 		{"scans without values", []string{"Scan yields every live record once, with its values"}},
 		{"cleans all", []string{"Clean removes nothing that lives"}},
@@ -143,12 +144,13 @@ type flawedStore struct {
 	mu      sync.Mutex
 	records map[string]*session.Record
 	ended   map[string]time.Time // users, and when DeleteUser was called
+	entered map[string]string    // users of the first saves
 	closed  bool
 }
 
 func flawed(flaw string) func() storetest.Backend {
 	return func() storetest.Backend {
-		s := &flawedStore{flaw: flaw, clock: &storetest.Clock{}, records: map[string]*session.Record{}, ended: map[string]time.Time{}}
+		s := &flawedStore{flaw: flaw, clock: &storetest.Clock{}, records: map[string]*session.Record{}, ended: map[string]time.Time{}, entered: map[string]string{}}
 		return storetest.Backend{
 			Open: func() session.Store {
 				if flaw == "caches" {
@@ -247,6 +249,10 @@ func (s *flawedStore) Save(_ context.Context, rec *session.Record) (string, erro
 		saved.Expires = saved.Deadline
 	}
 	switch s.flaw {
+	case "enters users at the first save":
+		if rec.Version == 0 {
+			s.entered[rec.ID] = rec.User
+		}
 	case "whole seconds":
 		saved.Seen, saved.Expires = saved.Seen.Truncate(time.Second), saved.Expires.Truncate(time.Second)
 	case "forgets Persist":
@@ -315,6 +321,7 @@ func (s *flawedStore) of(user string) (found []*session.Record) {
 			continue
 		}
 		switch {
+		case rec.User == user && s.has("enters users at the first save") && s.entered[id] != user:
 		case rec.User == user,
 			s.has("ignores case") && strings.EqualFold(rec.User, user),
 			s.has("a prefix is a user") && strings.HasPrefix(rec.User, user):

@@ -17,6 +17,7 @@ var listPromises = []promise{
 	{"List of user \"\" is empty", listNobody},
 	{"List can be left early", listLeftEarly},
 	{"a Replaced marker is not listed, scanned or counted", markerIsPassedOver},
+	{"what an update makes a session of the user is listed and ended", updateEntersUser},
 	{"Scan yields every live record once, with its values", scanYieldsAll},
 	{"what Scan yields can be saved", scannedCanBeSaved},
 	{"Scan can be left early", scanLeftEarly},
@@ -171,6 +172,33 @@ func markerIsPassedOver(t *place) {
 	}
 	if rec := t.load(s, replaced); !rec.Replaced {
 		t.Errorf("the marker became %s", describe(rec))
+	}
+}
+
+// updateEntersUser: Migrating puts a session in the place of a marker, and a
+// program may give an anonymous session a user without a new ID.
+func updateEntersUser(t *place) {
+	s := t.open()
+	ability[session.Lister](t, s)
+	replaced, anonymous := t.create(s, "alice"), t.create(s, "")
+	t.save(s, t.marker(t.load(s, replaced)), replaced)
+	want := []string{session.ID(replaced), session.ID(anonymous)}
+	for _, token := range []string{replaced, anonymous} {
+		rec := t.load(s, token)
+		rec.Replaced, rec.User, rec.Expires = false, "bob", t.now().Add(time.Hour)
+		t.save(s, rec, token)
+	}
+	slices.Sort(want)
+	if got := t.list(s, "bob"); !slices.Equal(got, want) {
+		t.Errorf("List = %v; want %v", got, want)
+	}
+	if got := t.list(s, "alice"); len(got) != 0 {
+		t.Errorf("List of who it was = %v; want none", got)
+	}
+	if _, ok := session.As[session.UserDeleter](s); ok {
+		t.deleteUser(s, "bob", "", 2)
+		t.gone(s, replaced, "after DeleteUser")
+		t.gone(s, anonymous, "after DeleteUser")
 	}
 }
 

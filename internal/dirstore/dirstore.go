@@ -46,7 +46,8 @@ type Protocol interface {
 	Load(ctx context.Context, dir string) (*session.Record, error)
 
 	// Peek is Load, but of the record it needs only Version, Seen, Expires,
-	// Deadline, Replaced and Tag: what can be told without reading the data.
+	// Deadline, Replaced and Tag: what can be told without reading the data. ID
+	// is "" if it cannot.
 	Peek(ctx context.Context, dir string) (*session.Record, error)
 
 	// Create makes the directory with rec as version 1. session.ErrConflict if a
@@ -237,7 +238,7 @@ func (s *Store) Touch(ctx context.Context, id string, seen, expires time.Time) e
 		switch {
 		case err != nil:
 			return s.wrap("touch", err)
-		case rec.Replaced || rec.Expired(s.now()):
+		case rec.Replaced || rec.Expired(s.now()) || rec.ID != "" && rec.ID != id:
 			return session.ErrNotFound
 		}
 		seen, expires := later(rec.Seen, seen), expires

@@ -6,8 +6,10 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"errors"
+	"fmt"
 	"io/fs"
 	"path"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -43,6 +45,39 @@ const (
 func folder(kind string, n int) string {
 	digits := strconv.FormatInt(int64(folders+n), 16)[1:]
 	return kind + "/" + digits[:fanOut1] + "/" + digits[fanOut1:]
+}
+
+// foldersOf lists the lowest folders that are there, in order.
+func (s *Store) foldersOf(ctx context.Context, kind string) ([]int, error) {
+	var found []int
+	high, err := s.hexNames(ctx, kind, fanOut1)
+	if err != nil {
+		return nil, err
+	}
+	for _, h := range high {
+		low, err := s.hexNames(ctx, fmt.Sprintf("%s/%0*x", kind, fanOut1, h), fanOut2)
+		if err != nil {
+			return nil, err
+		}
+		for _, l := range low {
+			found = append(found, h<<(4*fanOut2)+l)
+		}
+	}
+	return found, nil
+}
+
+// hexNames lists the names in dir that are numbers of so many hexadecimal
+// digits, in order.
+func (s *Store) hexNames(ctx context.Context, dir string, digits int) ([]int, error) {
+	var found []int
+	err := s.tree.ReadDir(ctx, dir, func(name string) bool {
+		if n, err := strconv.ParseUint(name, 16, 31); err == nil && isHash(name, digits) {
+			found = append(found, int(n))
+		}
+		return true
+	})
+	slices.Sort(found)
+	return found, missing(err)
 }
 
 func folderOf(kind, hash string) string {

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"hash/crc32"
 	"net/url"
 	"strings"
 
@@ -12,8 +13,11 @@ import (
 
 // The text of a record in a file: a line of our own, then session.EncodeRecord's.
 //
-//	d1 <id> <writes>\n
+//	d1 <crc> <id> <writes>\n
 //
+//	crc     CRC-32C, in 8 hexadecimal digits, of all that follows: of the times
+//	        too, which session.EncodeRecord leaves out, for here nothing is
+//	        overwritten where it stands
 //	id      escaped as in a URL's query: a name of the layout is its hash
 //	writes  the names of the last writes, the newest first, 6 characters each;
 //	        "-" for none
@@ -61,14 +65,21 @@ func EncodeText(rec *session.Record, h History) ([]byte, error) {
 		writes = "-"
 	}
 	id := url.QueryEscape(rec.ID)
-	b := make([]byte, 0, len(textMagic)+len(id)+len(writes)+2+len(text))
-	b = append(b, textMagic...)
+	b := make([]byte, textBody, textBody+len(id)+len(writes)+2+len(text))
 	b = append(b, id...)
 	b = append(b, ' ')
 	b = append(b, writes...)
 	b = append(b, '\n')
-	return append(b, text...), nil
+	b = append(b, text...)
+	copy(b, textMagic+sum(b[textBody:])+" ")
+	return b, nil
 }
+
+const textBody = len(textMagic) + 8 + 1 // where the ID begins
+
+var castagnoli = crc32.MakeTable(crc32.Castagnoli)
+
+func sum(b []byte) string { return fmt.Sprintf("%08x", crc32.Checksum(b, castagnoli)) }
 
 // DecodeText reads what EncodeText wrote. What cannot be decoded is
 // session.ErrNotFound, wrapped with the reason; path stands in it. Data is a
@@ -83,10 +94,13 @@ func DecodeText(path string, text []byte) (*session.Record, History, error) {
 
 func decodeText(text []byte) (*session.Record, History, error) {
 	line, rest, ok := bytes.Cut(text, []byte("\n"))
-	if !ok || !bytes.HasPrefix(line, []byte(textMagic)) {
+	switch {
+	case !ok || !bytes.HasPrefix(line, []byte(textMagic)) || len(line) < textBody:
 		return nil, "", errors.New("not of a known format")
+	case string(line[len(textMagic):textBody]) != sum(text[textBody:])+" ":
+		return nil, "", errors.New("checksum differs")
 	}
-	escaped, writes, ok := strings.Cut(string(line[len(textMagic):]), " ")
+	escaped, writes, ok := strings.Cut(string(line[textBody:]), " ")
 	id, err := url.QueryUnescape(escaped)
 	if !ok || err != nil {
 		return nil, "", errors.New("malformed first line")

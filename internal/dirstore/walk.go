@@ -6,7 +6,6 @@ import (
 	"io/fs"
 	"iter"
 	"slices"
-	"strconv"
 	"sync"
 	"time"
 
@@ -23,12 +22,12 @@ type walk struct {
 // Scan implements session.Scanner. It reads folder by folder.
 func (s *Store) Scan(ctx context.Context) iter.Seq2[*session.Record, error] {
 	return func(yield func(*session.Record, error) bool) {
-		present, err := s.present(ctx, recordsDir)
+		there, err := s.foldersOf(ctx, recordsDir)
 		if err != nil {
 			yield(nil, s.wrap("scan", err))
 			return
 		}
-		for _, n := range present {
+		for _, n := range there {
 			names, err := s.recordsIn(ctx, n)
 			more := true
 			if err == nil {
@@ -46,45 +45,6 @@ func (s *Store) Scan(ctx context.Context) iter.Seq2[*session.Record, error] {
 			}
 		}
 	}
-}
-
-// present returns which of the lowest folders of the fan-out are there, in
-// order. It spares a store of few sessions most of the calls.
-func (s *Store) present(ctx context.Context, kinds ...string) ([]int, error) {
-	var found []int
-	for _, kind := range kinds {
-		above, err := s.digits(ctx, kind, fanOut1)
-		if err != nil {
-			return nil, err
-		}
-		for _, high := range above {
-			below, err := s.digits(ctx, kind+"/"+high, fanOut2)
-			if err != nil {
-				return nil, err
-			}
-			for _, low := range below {
-				n, err := strconv.ParseUint(high+low, 16, 4*(fanOut1+fanOut2))
-				if err != nil {
-					return nil, err
-				}
-				found = append(found, int(n))
-			}
-		}
-	}
-	slices.Sort(found)
-	return slices.Compact(found), nil
-}
-
-// digits returns the names in dir that are so many digits.
-func (s *Store) digits(ctx context.Context, dir string, n int) ([]string, error) {
-	var names []string
-	err := s.tree.ReadDir(ctx, dir, func(name string) bool {
-		if isHash(name, n) {
-			names = append(names, name)
-		}
-		return true
-	})
-	return names, missing(err)
 }
 
 // recordsIn returns the names of the records in the n-th folder.
@@ -120,17 +80,16 @@ func (s *Store) Clean(ctx context.Context, now time.Time, limit int) (int, error
 			return 0, s.wrap("clean", err)
 		}
 	}
+	there, err := s.foldersFrom(ctx, first)
+	if err != nil {
+		return 0, s.wrap("clean", err)
+	}
 	clock, err := s.treeNow(ctx)
 	if err != nil {
 		return 0, s.wrap("clean", err)
 	}
-	present, err := s.present(ctx, recordsDir, usersDir)
-	if err != nil {
-		return 0, s.wrap("clean", err)
-	}
-	at, _ := slices.BinarySearch(present, first)
 	total := 0
-	for i, n := range slices.Concat(present[at:], present[:at]) {
+	for i, n := range there {
 		removed, err := s.cleanRecords(ctx, n, now, limit, total)
 		total += removed
 		if err == nil {
@@ -140,7 +99,7 @@ func (s *Store) Clean(ctx context.Context, now time.Time, limit int) (int, error
 		if err != nil || full {
 			next := n // there may be more
 			if err != nil && i == 0 && removed == 0 {
-				next = (n + 1) % folders // a folder that takes longer than ctx lasts must not stop all others
+				next = n + 1 // a folder that takes longer than ctx lasts must not stop all others
 			}
 			s.stopAt(next)
 			return total, s.wrap("clean", err)
@@ -148,6 +107,24 @@ func (s *Store) Clean(ctx context.Context, now time.Time, limit int) (int, error
 	}
 	s.stopAt(first)
 	return total, nil
+}
+
+// foldersFrom lists the folders of records and of index entries, first and what
+// comes after it before the others.
+func (s *Store) foldersFrom(ctx context.Context, first int) ([]int, error) {
+	records, err := s.foldersOf(ctx, recordsDir)
+	if err != nil {
+		return nil, err
+	}
+	users, err := s.foldersOf(ctx, usersDir)
+	if err != nil {
+		return nil, err
+	}
+	all := append(records, users...)
+	slices.Sort(all)
+	all = slices.Compact(all)
+	at, _ := slices.BinarySearch(all, first)
+	return slices.Concat(all[at:], all[:at]), nil
 }
 
 func (s *Store) stopAt(n int) {

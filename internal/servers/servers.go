@@ -34,15 +34,20 @@ func Require(t testing.TB, program, hint string) string {
 		t.Skipf("SESSION_SERVERS=none: %s is not started", program)
 	}
 	path, err := exec.LookPath(program)
-	switch {
-	case err == nil:
-		return path
-	case want == "required":
-		t.Fatalf("%s is not installed, and SESSION_SERVERS=required; %s", program, hint)
-	default:
-		t.Skipf("%s is not installed; %s", program, hint)
+	if err != nil {
+		Lacking(t, program+" is not installed; "+hint)
 	}
-	return ""
+	return path
+}
+
+// Lacking skips the test for what this machine lacks; with
+// SESSION_SERVERS=required it fails.
+func Lacking(t testing.TB, what string) {
+	t.Helper()
+	if os.Getenv("SESSION_SERVERS") == "required" {
+		t.Fatalf("SESSION_SERVERS=required, but %s", what)
+	}
+	t.Skip(what)
 }
 
 // Process is a server that runs.

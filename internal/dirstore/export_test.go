@@ -1,0 +1,6 @@
+package dirstore
+
+import "context"
+
+// Call runs f as a call of the tree.
+func (l *Local) Call(ctx context.Context, f func() error) error { return l.call(ctx, f) }
