@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"strings"
 
 	"github.com/colinmarc/hdfs/v2"
 	"github.com/distsession/session/internal/dirstore"
@@ -34,6 +35,9 @@ func (s *Store) explain(err error) error {
 	case errors.Is(err, fs.ErrPermission), isException(err, accessDenied):
 		return configError("the user %q may not use %s; let an administrator run: hdfs dfs -mkdir -p %s && hdfs dfs -chown %s %s && hdfs dfs -chmod 700 %s: %w",
 			user, root, root, user, root, root, err)
+	case s.tree.pool.options.KerberosClient == nil && strings.Contains(err.Error(), "unexpected sequence number"):
+		// The refusal of a user without proof is an answer to no call.
+		return fmt.Errorf("hdfsstore: the namenode refuses to talk; if it asks for Kerberos, set principal and keytab: %w", err)
 	}
 	return err
 }
@@ -119,5 +123,7 @@ func (s *Store) checkData(ctx context.Context) error {
 	case errors.Is(err, os.ErrPermission) || isException(err, safeMode):
 		return err
 	}
-	return fmt.Errorf("hdfsstore: the namenode answers, but a file cannot be written and read; if the addresses of the datanodes do not hold here, set DatanodeHostnames (datanode_hostnames=true): %w", err)
+	return fmt.Errorf("hdfsstore: the namenode answers, but a file cannot be written and read; "+
+		"if the datanodes cannot be reached by address, set datanode_hostnames=true; "+
+		"if they protect data, let it be by authentication alone, or give them dfs.encrypt.data.transfer.cipher.suites=AES/CTR/NoPadding: %w", err)
 }

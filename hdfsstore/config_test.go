@@ -38,6 +38,7 @@ func TestOpenRefuses(t *testing.T) {
 		{"hdfs://nn/a?clients=-1", "whole number", "less than none"},
 		{"hdfs://nn/a?timeout=1", "duration", "no unit"},
 		{"hdfs://nn/a?protection=secret", "privacy", "an unknown protection"},
+		{"hdfs://nn/a?protection=integrity", "use privacy", "one under which the client reads wrongly"},
 		{"hdfs://nn/a?datanode_hostnames=maybe", "true or false", "neither"},
 		{"hdfs://nn/a?service=nn/_HOST", "Keytab or Cache", "Kerberos without a proof"},
 		{"hdfs://nn/a?keytab=k&ccache=c&principal=p", "Keytab or Cache", "two proofs"},

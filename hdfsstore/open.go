@@ -18,7 +18,7 @@ func init() { session.Register("hdfs", open) }
 
 // The times of the check that Open begins with.
 const (
-	firstCheck     = 5 * time.Second
+	firstCheck     = 10 * time.Second
 	nextCheck      = 250 * time.Millisecond
 	nextCheckLimit = 30 * time.Second
 )

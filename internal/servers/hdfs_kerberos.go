@@ -21,7 +21,7 @@ const kerberosRealm = "EXAMPLE.COM"
 
 // HDFSKerberos starts an HDFS with a Kerberos KDC that knows users. The
 // datanodes take only connections with this protection: authentication,
-// integrity or privacy.
+// integrity or privacy, which is AES.
 func HDFSKerberos(t testing.TB, protection string, users ...string) *KerberosHDFS {
 	t.Helper()
 	java := Require(t, "java", javaHint)
@@ -50,6 +50,7 @@ func HDFSKerberos(t testing.TB, protection string, users ...string) *KerberosHDF
 			"hadoop.security.authentication":            "kerberos",
 			"dfs.block.access.token.enable":             "true",
 			"dfs.data.transfer.protection":              protection,
+			"dfs.encrypt.data.transfer.cipher.suites":   "AES/CTR/NoPadding",
 			"dfs.namenode.kerberos.principal":           k.Service + "@" + kerberosRealm,
 			"dfs.namenode.keytab.file":                  k.Keytab,
 			"dfs.datanode.kerberos.principal":           k.Service + "@" + kerberosRealm,
