@@ -206,7 +206,10 @@ func (p *Renaming) Update(ctx context.Context, dir string, rec *session.Record, 
 		case now.write == write:
 			return p.won(ctx, dir, now, dead)
 		case now.version != rec.Version || now.write != from.write:
-			return p.lost(ctx, dir, now, rec.Version+1, write, err)
+			if err = p.lost(ctx, dir, rec.Version+1, write, err); wrote && errors.Is(err, session.ErrConflict) {
+				Abandon(ctx, p.Tree, dir+"/"+now.String()+"/"+write)
+			}
+			return err
 		case !errors.Is(err, fs.ErrNotExist):
 			if !sent {
 				Abandon(ctx, p.Tree, dir+"/"+now.String()+"/"+write)
@@ -270,17 +273,17 @@ func (p *Renaming) won(ctx context.Context, dir string, at *renamed, dead []stri
 
 // lost tells a conflict from a write that was applied, whose answer was lost,
 // and on which others have built since.
-func (p *Renaming) lost(ctx context.Context, dir string, now *renamed, version int64, write string, err error) error {
-	if !errors.Is(err, fs.ErrNotExist) {
-		rec, look := p.Load(ctx, dir)
-		if look != nil {
-			return errors.Join(err, look)
-		}
-		if rec.Tag.(*renamed).history.At(rec.Version-version) == write {
-			return nil
-		}
+func (p *Renaming) lost(ctx context.Context, dir string, version int64, write string, err error) error {
+	if errors.Is(err, fs.ErrNotExist) {
+		return session.ErrConflict
 	}
-	Abandon(ctx, p.Tree, dir+"/"+now.String()+"/"+write)
+	rec, look := p.Load(ctx, dir)
+	if look != nil {
+		return errors.Join(err, look)
+	}
+	if rec.Tag.(*renamed).history.At(rec.Version-version) == write {
+		return nil
+	}
 	return session.ErrConflict
 }
 
