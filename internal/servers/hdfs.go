@@ -204,6 +204,7 @@ func (h *HDFSServers) state(ctx context.Context) (hdfsState, error) {
 	if err != nil {
 		return hdfsState{}, err
 	}
+	r.Close = true // no connection outlives the daemon
 	res, err := http.DefaultClient.Do(r)
 	if err != nil {
 		return hdfsState{}, err
