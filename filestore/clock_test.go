@@ -1,6 +1,7 @@
 package filestore_test
 
 import (
+	"context"
 	"errors"
 	"os"
 	"path/filepath"
@@ -9,7 +10,9 @@ import (
 
 	"github.com/distsession/session"
 	"github.com/distsession/session/filestore"
+	"github.com/distsession/session/internal/dirstore"
 	"github.com/distsession/session/internal/dirstore/treetest"
+	"github.com/distsession/session/internal/servers"
 )
 
 // A node whose clock is off sees expiry by its own clock, and harms nothing.
@@ -149,4 +152,26 @@ func TestCleanGoesOn(t *testing.T) {
 	if _, err := s.Load(t.Context(), token); err != nil {
 		t.Errorf("the session that lives: %v", err)
 	}
+}
+
+// With CleanEvery nobody has to call Clean, and Close ends it.
+func TestCleanEvery(t *testing.T) {
+	dir := folder(t)
+	s := create(t, dir, &filestore.Options{CleanEvery: 10 * time.Millisecond})
+	rec, _ := treetest.Record("")
+	rec.Expires = time.Now().Add(50 * time.Millisecond)
+	_, err := s.Save(t.Context(), rec)
+	must(t, err)
+	at := filepath.Join(dir, dirstore.Dir(rec.ID))
+	if _, err := os.Stat(at); err != nil {
+		t.Fatal(err)
+	}
+	servers.Wait(t, "what has expired to go", 20*time.Second, func(context.Context) error {
+		if _, err := os.Stat(at); err == nil {
+			return errors.New("it is still there")
+		}
+		return nil
+	})
+	must(t, s.Close())
+	must(t, s.Close())
 }

@@ -10,6 +10,7 @@ import (
 
 	"github.com/distsession/session"
 	"github.com/distsession/session/internal/dirstore"
+	"github.com/distsession/session/internal/dirstore/treetest"
 )
 
 func must(t testing.TB, err error) {
@@ -88,7 +89,7 @@ func TestPlanted(t *testing.T) {
 				t.Error("it is touched")
 			}
 			if _, err := e.well.(session.Cleaner).Clean(t.Context(), time.Now(), 0); err != nil {
-				t.Logf("Clean: %v", err)
+				t.Errorf("Clean: %v", err)
 			}
 			if err := e.well.Delete(t.Context(), id); err != nil {
 				t.Errorf("delete: %v", err)
@@ -149,5 +150,32 @@ func TestForeignEntries(t *testing.T) {
 	}
 	if _, err := os.Stat(filepath.Join(outside, "kept")); err != nil {
 		t.Error(err)
+	}
+}
+
+// Somebody ends all sessions with rm -r, under programs that run.
+func TestRemovedByHand(t *testing.T) {
+	dir := folder(t)
+	a, b := create(t, dir, nil), create(t, dir, nil)
+	rec, token := treetest.Record("ann")
+	for range 3 {
+		_, err := a.Save(t.Context(), rec)
+		must(t, err)
+		for _, s := range []session.Store{a, b} {
+			_, err := s.Load(t.Context(), token)
+			must(t, err)
+		}
+		for _, sub := range []string{"sessions", "users"} {
+			entries, err := os.ReadDir(filepath.Join(dir, sub))
+			must(t, err)
+			for _, e := range entries {
+				must(t, os.RemoveAll(filepath.Join(dir, sub, e.Name())))
+			}
+		}
+		for _, s := range []session.Store{a, b} {
+			if _, err := s.Load(t.Context(), token); !errors.Is(err, session.ErrNotFound) {
+				t.Errorf("what was removed by hand: %v", err)
+			}
+		}
 	}
 }

@@ -75,9 +75,3 @@ func do[T any](ctx context.Context, c *calls, f func() (T, error)) (T, error) {
 	r := <-done
 	return r.v, r.err
 }
-
-// call is do for what returns only an error.
-func (c *calls) call(ctx context.Context, f func() error) error {
-	_, err := do(ctx, c, func() (struct{}, error) { return struct{}{}, f() })
-	return err
-}

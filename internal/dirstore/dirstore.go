@@ -269,11 +269,10 @@ func later(a, b time.Time) time.Time {
 // Delete implements session.Store.
 func (s *Store) Delete(ctx context.Context, id string) error {
 	moved, err := s.moveAway(ctx, recordDir(recordName(id)))
-	if err != nil || moved == "" {
-		return s.wrap("delete", err)
+	if err == nil && moved != "" {
+		err = s.discard(ctx, moved)
 	}
-	s.discard(ctx, moved)
-	return nil
+	return s.wrap("delete", err)
 }
 
 // wrap adds what was done to an error that is the tree's; what a caller tells

@@ -6,7 +6,6 @@ import (
 	"errors"
 	"io/fs"
 	"path"
-	"time"
 
 	"github.com/distsession/session"
 )
@@ -34,9 +33,20 @@ func (s *Store) moveAway(ctx context.Context, dir string) (string, error) {
 	return "", nil
 }
 
-// discard removes what was moved away. It is dead already: a failure leaves it
-// to the sweep.
-func (s *Store) discard(ctx context.Context, moved string) { _ = s.tree.RemoveAll(ctx, moved) }
+// discardTries is how often a writer's last file may land in what is removed.
+const discardTries = 50
+
+// discard removes what was moved away. A node that looked for it a moment ago
+// may still read it, or put a file there, until it is empty and gone: so a
+// session has ended only when this has been done.
+func (s *Store) discard(ctx context.Context, moved string) error {
+	for try := 1; ; try++ {
+		err := s.tree.RemoveAll(ctx, moved)
+		if !errors.Is(err, fs.ErrExist) || try == discardTries { // ErrExist: not empty
+			return missing(err)
+		}
+	}
+}
 
 // look is Protocol.Load or Protocol.Peek.
 type look func(ctx context.Context, dir string) (*session.Record, error)
@@ -59,21 +69,16 @@ func (s *Store) end(ctx context.Context, dir string, look look, may func(*sessio
 	case moved == "":
 		return false, session.ErrNotFound // another was faster
 	}
-	// From here on it is not given up half way.
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), putBackTimeout)
-	defer cancel()
 	rec, err = look(ctx, moved)
-	switch {
-	case errors.Is(err, session.ErrNotFound): // nothing that could be put back
-	case err != nil || !may(rec):
-		back := s.tree.Rename(ctx, moved, dir)
-		if errors.Is(back, fs.ErrExist) {
-			back = nil // made anew meanwhile
-		}
-		return false, errors.Join(err, back, s.tree.Sync(ctx, path.Dir(dir)))
+	if err == nil && may(rec) || errors.Is(err, session.ErrNotFound) { // nothing that could be put back
+		return err == nil, errors.Join(err, s.discard(ctx, moved))
 	}
-	s.discard(ctx, moved)
-	return err == nil, err
+	// This is not given up half way.
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), abandonTimeout)
+	defer cancel()
+	back := s.tree.Rename(ctx, moved, dir)
+	if errors.Is(back, fs.ErrExist) {
+		back = nil // made anew meanwhile
+	}
+	return false, errors.Join(err, back, s.tree.Sync(ctx, path.Dir(dir)))
 }
-
-const putBackTimeout = time.Second

@@ -122,5 +122,5 @@ func decodeText(text []byte) (*session.Record, History, error) {
 }
 
 // TextLimit is more than any text has whose record has at most maxData bytes of
-// values.
-func TextLimit(maxData int) int { return maxData + 64<<10 }
+// values, and at least 16 MiB, so that a lower limit than before loses nothing.
+func TextLimit(maxData int) int { return max(maxData+64<<10, 16<<20) }

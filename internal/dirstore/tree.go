@@ -15,7 +15,7 @@ import (
 // link is not followed. The methods are safe for concurrent use.
 type Tree interface {
 	// ReadDir calls each with every name in dir, in any order and a page at a
-	// time, until each returns false. A name that comes or goes meanwhile may be
+	// time, until each returns false. What is no folder is missing. A name that comes or goes meanwhile may be
 	// among them; one that stays is.
 	ReadDir(ctx context.Context, dir string, each func(name string) bool) error
 
@@ -31,8 +31,8 @@ type Tree interface {
 	// there; after another error a part of it may be.
 	WriteFile(ctx context.Context, path string, data []byte) error
 
-	// ReadFile returns the content of a file; an error if it has more than limit
-	// bytes.
+	// ReadFile returns the content of a file; session.ErrNotFound, wrapped with
+	// the reason, if it has more than limit bytes or is no file.
 	ReadFile(ctx context.Context, path string, limit int) ([]byte, error)
 
 	// Rename moves a file or a folder at once: one of several that move one

@@ -63,6 +63,17 @@ func Gluster(t testing.TB) *GlusterFS {
 	return g
 }
 
+// Remount ends the program behind a mount, as a crash does, and mounts again.
+// between is called while nothing is mounted.
+func (g *GlusterFS) Remount(t testing.TB, i int, between func()) {
+	t.Helper()
+	g.mounts[i].Kill()
+	must(t, "unmount", syscall.Unmount(g.Mounts[i], syscall.MNT_DETACH))
+	between()
+	g.mounts[i].run(t)
+	g.WaitMount(t, i)
+}
+
 // WaitMount waits until a mount answers.
 func (g *GlusterFS) WaitMount(t testing.TB, i int) {
 	t.Helper()

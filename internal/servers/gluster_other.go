@@ -20,5 +20,8 @@ func Gluster(t testing.TB) *GlusterFS {
 // WaitMount is never called here.
 func (g *GlusterFS) WaitMount(testing.TB, int) {}
 
+// Remount is never called here.
+func (g *GlusterFS) Remount(testing.TB, int, func()) {}
+
 // StartBrick is never called here.
 func (g *GlusterFS) StartBrick(testing.TB, int) {}
