@@ -2,10 +2,12 @@ package session_test
 
 import (
 	"bytes"
+	"context"
 	"encoding/base64"
 	"errors"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/distsession/session"
 )
@@ -156,10 +158,17 @@ func TestEncryptedAbilities(t *testing.T) {
 			t.Errorf("Migrating is a %s, and one of its stores is none", name)
 		}
 	}
+	if is[session.Leaser](m) || !is[session.Leaser](migrate(t, three, leasing{session.NewMemoryStore(nil)})) {
+		t.Error("Migrating leases where neither store does, or not where one does")
+	}
 	if !is[session.Cleaner](m) {
 		t.Error("Migrating does not clean the store that has to be")
 	}
 }
+
+type leasing struct{ *session.MemoryStore }
+
+func (leasing) Lease(context.Context, string, time.Duration) (bool, error) { return true, nil }
 
 func is[T any](s session.Store) bool {
 	_, ok := session.As[T](s)

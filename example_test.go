@@ -2,6 +2,7 @@ package session_test
 
 import (
 	"context"
+	"crypto/rand"
 	"errors"
 	"fmt"
 	"io"
@@ -10,6 +11,8 @@ import (
 	"net/http/cookiejar"
 	"net/http/httptest"
 	"slices"
+	"strings"
+	"time"
 
 	"github.com/distsession/session"
 )
@@ -292,4 +295,59 @@ func ExampleList() {
 	// alice on a laptop
 	// alice on a phone
 	// signed out elsewhere: 1 <nil>
+}
+
+// Values sealed at rest, under a key that the database does not have.
+func ExampleEncrypted() {
+	ctx := context.Background()
+	database := session.NewMemoryStore(nil)
+	key := make([]byte, 32)
+	rand.Read(key) // in a program: from a secret, the same on every node
+	store, err := session.Encrypted(database, [][]byte{key})
+	if err != nil {
+		log.Fatal(err)
+	}
+	token := session.NewToken()
+	_, err = store.Save(ctx, &session.Record{
+		ID: session.ID(token), Expires: time.Now().Add(time.Hour), Data: []byte(`{"card":"4242"}`),
+	})
+	if err != nil {
+		log.Fatal(err)
+	}
+	sealed, _ := database.Load(ctx, token)
+	opened, _ := store.Load(ctx, token)
+	fmt.Println("the database can read it:", strings.Contains(string(sealed.Data), "4242"))
+	fmt.Printf("the application: %s\n", opened.Data)
+	// Output:
+	// the database can read it: false
+	// the application: {"card":"4242"}
+}
+
+// From one backend to another while both are in use: this is what a node does
+// in the second roll-out, once every node has had Migrating(old, new).
+func ExampleMigrating() {
+	ctx := context.Background()
+	old, next := session.NewMemoryStore(nil), session.NewMemoryStore(nil)
+	token := session.NewToken()
+	_, err := old.Save(ctx, &session.Record{
+		ID: session.ID(token), User: "alice", Expires: time.Now().Add(time.Hour), Data: []byte(`{"cart":["tea"]}`),
+	})
+	if err != nil {
+		log.Fatal(err)
+	}
+
+	store, err := session.Migrating(next, old)
+	if err != nil {
+		log.Fatal(err)
+	}
+	rec, err := store.Load(ctx, token) // moves it
+	fmt.Printf("%s has %s, %v\n", rec.User, rec.Data, err)
+	rec, err = next.Load(ctx, token)
+	fmt.Printf("in the new store: %s, %v\n", rec.Data, err)
+	moved, err := session.MoveAll(ctx, store) // those who do not come
+	fmt.Println("more to move:", moved, err)
+	// Output:
+	// alice has {"cart":["tea"]}, <nil>
+	// in the new store: {"cart":["tea"]}, <nil>
+	// more to move: 0 <nil>
 }

@@ -8,7 +8,8 @@ import (
 )
 
 // links builds the chain that As walks from a migrating store: one link for each
-// ability that both stores have. One type with every method would claim
+// ability that both stores have (one is enough where the other needs none). One
+// type with every method would claim
 // abilities that a store lacks.
 func (s *migrating) links() (chain Store) {
 	if both[Toucher](s) {
@@ -25,6 +26,11 @@ func (s *migrating) links() (chain Store) {
 	}
 	if to, from := cleaner(s.to), cleaner(s.from); to != nil || from != nil {
 		chain = &migratingCleaner{migratingLink{s, chain}}
+	}
+	for _, store := range []Store{s.to, s.from} {
+		if leaser, ok := As[Leaser](store); ok {
+			return &migratingLeaser{migratingLink{s, chain}, leaser}
+		}
 	}
 	return chain
 }
@@ -54,6 +60,13 @@ type (
 	migratingUserDeleter struct{ migratingLink }
 	migratingScanner     struct{ migratingLink }
 	migratingCleaner     struct{ migratingLink }
+
+	// migratingLeaser leases from one of the stores. During a deploy that may
+	// be another one on another node, and two nodes clean, which is no harm.
+	migratingLeaser struct {
+		migratingLink
+		leaser Leaser
+	}
 )
 
 // Touch implements Toucher.
@@ -138,6 +151,11 @@ func (l *migratingScanner) Scan(ctx context.Context) iter.Seq2[*Record, error] {
 	}
 }
 
+// Lease implements Leaser.
+func (l *migratingLeaser) Lease(ctx context.Context, name string, d time.Duration) (bool, error) {
+	return l.leaser.Lease(ctx, name, d)
+}
+
 // Clean implements Cleaner. A store that is no Cleaner needs none.
 func (l *migratingCleaner) Clean(ctx context.Context, now time.Time, limit int) (int, error) {
 	n := 0
@@ -166,4 +184,5 @@ var (
 	_ UserDeleter = (*migratingUserDeleter)(nil)
 	_ Scanner     = (*migratingScanner)(nil)
 	_ Cleaner     = (*migratingCleaner)(nil)
+	_ Leaser      = (*migratingLeaser)(nil)
 )

@@ -2,9 +2,12 @@ package session
 
 import (
 	"context"
+	"crypto/tls"
+	"crypto/x509"
 	"fmt"
 	"maps"
 	"net/url"
+	"os"
 	"slices"
 	"strconv"
 	"strings"
@@ -180,6 +183,33 @@ func (p *Params) Secret(name string) []byte {
 		p.fail("%s: parameter %s: %v", p.scheme, name, err)
 	}
 	return b
+}
+
+// TLS returns the configuration that the parameters ca (a file with the
+// authorities to trust, instead of the system's), cert and key (files with the
+// client's certificate and its key) and server_name describe.
+func (p *Params) TLS() *tls.Config {
+	c := &tls.Config{MinVersion: tls.VersionTLS12, ServerName: p.String("server_name", "")}
+	if file := p.String("ca", ""); file != "" {
+		text, err := os.ReadFile(file)
+		c.RootCAs = x509.NewCertPool()
+		switch {
+		case err != nil:
+			p.fail("%s: parameter ca: the file cannot be read: %w", p.scheme, err)
+		case !c.RootCAs.AppendCertsFromPEM(text):
+			p.fail("%s: parameter ca: the file holds no certificate in PEM", p.scheme)
+		}
+	}
+	cert, key := p.String("cert", ""), p.String("key", "")
+	if cert == "" && key == "" {
+		return c
+	}
+	pair, err := tls.LoadX509KeyPair(cert, key)
+	if err != nil {
+		p.fail("%s: parameters cert and key: a certificate and its key, both as files in PEM: %w", p.scheme, err)
+	}
+	c.Certificates = []tls.Certificate{pair}
+	return c
 }
 
 // Fail records that a parameter cannot be used; the first failure counts.

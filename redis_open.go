@@ -2,14 +2,11 @@ package session
 
 import (
 	"context"
-	"crypto/tls"
-	"crypto/x509"
 	"errors"
 	"fmt"
 	"log/slog"
 	"net"
 	"net/url"
-	"os"
 	"strconv"
 	"strings"
 	"sync"
@@ -94,7 +91,7 @@ func parseRedisURL(u *url.URL) (*redisConfig, error) {
 		o.DB = p.Int("db", 0)
 	}
 	if family == "rediss" {
-		o.TLSConfig = redisTLS(p)
+		o.TLSConfig = p.TLS()
 	}
 	if err := p.Err(); err != nil {
 		return nil, err
@@ -197,31 +194,6 @@ func (cfg *redisConfig) credentials(u *url.URL) error {
 		return configError("%s: there is a user name without a password; add password=env:NAME or password=file:PATH (sentinel_password for the sentinels)", u.Scheme)
 	}
 	return nil
-}
-
-// redisTLS reads the parameters of TLS.
-func redisTLS(p *Params) *tls.Config {
-	c := &tls.Config{MinVersion: tls.VersionTLS12, ServerName: p.String("server_name", "")}
-	if file := p.String("ca", ""); file != "" {
-		text, err := os.ReadFile(file)
-		c.RootCAs = x509.NewCertPool()
-		switch {
-		case err != nil:
-			p.fail("%s: parameter ca: the file cannot be read: %w", p.scheme, err)
-		case !c.RootCAs.AppendCertsFromPEM(text):
-			p.fail("%s: parameter ca: the file holds no certificate in PEM", p.scheme)
-		}
-	}
-	cert, key := p.String("cert", ""), p.String("key", "")
-	if cert == "" && key == "" {
-		return c
-	}
-	pair, err := tls.LoadX509KeyPair(cert, key)
-	if err != nil {
-		p.fail("%s: parameters cert and key: a certificate and its key, both as files in PEM: %w", p.scheme, err)
-	}
-	c.Certificates = []tls.Certificate{pair}
-	return c
 }
 
 func (cfg *redisConfig) client() redis.UniversalClient {

@@ -209,9 +209,21 @@ type (
 	}
 
 	// Cleaner removes up to limit records that have expired at now (all, if
-	// limit is 0 or less) and tells how many it removed.
+	// limit is 0 or less) and tells how many it removed. RunCleaner calls it.
 	Cleaner interface {
 		Clean(ctx context.Context, now time.Time, limit int) (int, error)
+	}
+
+	// Leaser lets one handle at a time do what a name stands for. Lease takes
+	// the name for d, or keeps it for d from now if this handle has it, and
+	// tells whether it is this handle's. The store's own clock decides, so a
+	// holder that died holds a name no longer than d. If d is 0 or less, Lease
+	// gives the name back.
+	//
+	// A holder that was held up may learn late that its lease has passed on:
+	// what is done under one must do no harm when two do it.
+	Leaser interface {
+		Lease(ctx context.Context, name string, d time.Duration) (bool, error)
 	}
 )
 

@@ -23,6 +23,7 @@ const (
 	Scan        Method = "Scan"
 	LoadAtLeast Method = "LoadAtLeast"
 	Clean       Method = "Clean"
+	Lease       Method = "Lease"
 )
 
 // A Fault is what happens to a call. It runs in the place of the call, and
@@ -193,7 +194,7 @@ func (f *Faulty) Set(m Method, fault Fault) {
 
 // SetAll makes fault happen to every method: the store is away.
 func (f *Faulty) SetAll(fault Fault) {
-	for _, m := range []Method{Load, Save, Delete, Touch, List, DeleteUser, Scan, LoadAtLeast, Clean} {
+	for _, m := range []Method{Load, Save, Delete, Touch, List, DeleteUser, Scan, LoadAtLeast, Clean, Lease} {
 		f.Set(m, fault)
 	}
 }
@@ -298,6 +299,9 @@ func (f *Faulty) links() session.Store {
 	if to, ok := session.As[session.Cleaner](f.inner); ok {
 		s = &cleaner{link{f, s}, to}
 	}
+	if to, ok := session.As[session.Leaser](f.inner); ok {
+		s = &leaser{link{f, s}, to}
+	}
 	return s
 }
 
@@ -333,6 +337,10 @@ type (
 	cleaner struct {
 		link
 		to session.Cleaner
+	}
+	leaser struct {
+		link
+		to session.Leaser
 	}
 )
 
@@ -373,6 +381,14 @@ func (l *cleaner) Clean(ctx context.Context, now time.Time, limit int) (n int, e
 		return err
 	})
 	return n, err
+}
+
+func (l *leaser) Lease(ctx context.Context, name string, d time.Duration) (held bool, err error) {
+	err = l.do(ctx, Lease, func() error {
+		held, err = l.to.Lease(ctx, name, d)
+		return err
+	})
+	return held && err == nil, err
 }
 
 // sequence counts an iteration as one call. A fault's error is yielded in its

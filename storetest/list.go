@@ -9,7 +9,8 @@ import (
 	"github.com/distsession/session"
 )
 
-// listPromises are asked of a store that is a Lister, a Scanner or a Cleaner.
+// listPromises are asked of a store that is a Lister, a Scanner, a Cleaner or a
+// Leaser.
 var listPromises = []promise{
 	{"List yields every session of the user", listYieldsAll},
 	{"List shows no ended and no expired session", listShowsLive},
@@ -23,6 +24,7 @@ var listPromises = []promise{
 	{"Scan can be left early", scanLeftEarly},
 	{"Clean removes nothing that lives", cleanRemovesExpired},
 	{"Clean removes no more than its limit", cleanHonoursLimit},
+	{"a lease is held by one handle at a time", leaseIsHeldByOne},
 }
 
 func listYieldsAll(t *place) {
@@ -359,5 +361,62 @@ func cleanHonoursLimit(t *place) {
 	t.load(s, live)
 	if testing.Verbose() {
 		t.Logf("Clean removed %d of %d; the others had gone by themselves", total, all)
+	}
+}
+
+// The store's own clock decides, which Backend.Advance does not move: what ends
+// by itself is waited for.
+func leaseIsHeldByOne(t *place) {
+	const handles, rounds = 4, 10
+	leasers := make([]session.Leaser, handles)
+	for i := range leasers {
+		leasers[i] = ability[session.Leaser](t, t.open())
+	}
+	lease := func(l session.Leaser, name string, d time.Duration) bool {
+		held, err := l.Lease(t.Context(), name, d)
+		if err != nil {
+			t.supported(err)
+			t.Errorf("Lease(%q, %v): %v", name, d, err)
+		}
+		return held
+	}
+	for i := range rounds {
+		name := fmt.Sprintf("task %d", i)
+		var held [handles]bool
+		var tries [handles]func()
+		for h, l := range leasers {
+			tries[h] = func() { held[h] = lease(l, name, time.Minute) }
+		}
+		together(tries[:]...)
+		holder := slices.Index(held[:], true)
+		if holder < 0 || slices.Contains(held[holder+1:], true) {
+			t.Fatalf("round %d: who holds the lease: %v; want one", i, held)
+		}
+		other := leasers[(holder+1)%handles]
+		if lease(other, name, time.Minute) {
+			t.Fatalf("round %d: a second handle got the lease", i)
+		}
+		lease(other, name, 0) // gives back what it has not
+		if !lease(leasers[holder], name, time.Minute) || lease(other, name, time.Minute) {
+			t.Fatalf("round %d: the holder cannot keep its lease", i)
+		}
+		if !lease(other, name+" and another", time.Minute) {
+			t.Fatalf("round %d: two names are one", i)
+		}
+		lease(leasers[holder], name, 0)
+		if !lease(other, name, time.Minute) {
+			t.Fatalf("round %d: the lease was given back, and nobody gets it", i)
+		}
+	}
+	if !lease(leasers[0], "short", 20*time.Millisecond) {
+		t.Fatal("a free lease is not to be had")
+	}
+	for until := time.Now().Add(patience); !lease(leasers[1], "short", time.Minute); time.Sleep(5 * time.Millisecond) {
+		if time.Now().After(until) {
+			t.Fatalf("a lease of 20 ms has not passed on after %v", patience)
+		}
+	}
+	if lease(leasers[0], "short", time.Minute) {
+		t.Error("the lease passed on, and its old holder has it too")
 	}
 }

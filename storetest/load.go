@@ -386,6 +386,7 @@ func abilityThroughWrapper(t *place) {
 	sameAbility[session.Scanner](t, s, through)
 	sameAbility[session.AtLeaster](t, s, through)
 	sameAbility[session.Cleaner](t, s, through)
+	sameAbility[session.Leaser](t, s, through)
 }
 
 func sameAbility[T any](t *place, s, through session.Store) {

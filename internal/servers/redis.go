@@ -66,14 +66,7 @@ func (s *RedisServer) Restart(t testing.TB) {
 // wait waits until the server answers, and tells whether it runs.
 func (s *RedisServer) wait(t testing.TB) bool {
 	t.Helper()
-	runs := true
-	Wait(t, "redis-server at "+s.Addr, startTimeout, func(ctx context.Context) error {
-		select {
-		case <-s.done:
-			runs = false
-			return nil
-		default:
-		}
+	return waitFor(t, s.Process, "redis-server at "+s.Addr, func(ctx context.Context) error {
 		// The client logs every failed dial; this does not.
 		conn, err := (&net.Dialer{}).DialContext(ctx, "tcp", s.Addr)
 		if err != nil {
@@ -82,7 +75,6 @@ func (s *RedisServer) wait(t testing.TB) bool {
 		conn.Close()
 		return s.Client.Ping(ctx).Err()
 	})
-	return runs
 }
 
 func client(t testing.TB, addr, password string) *redis.Client {

@@ -54,6 +54,7 @@ func Lacking(t testing.TB, what string) {
 type Process struct {
 	args []string
 	dir  string
+	as   *syscall.Credential // nil: this process's user
 	cmd  *exec.Cmd
 	done chan struct{} // closed when the process has ended
 	out  *syncBuffer
@@ -63,7 +64,13 @@ type Process struct {
 // process.
 func start(t testing.TB, dir string, args ...string) *Process {
 	t.Helper()
-	p := &Process{args: args, dir: dir, out: &syncBuffer{}}
+	return startAs(t, nil, dir, args...)
+}
+
+// startAs is start as another user: some servers refuse to run as root.
+func startAs(t testing.TB, as *syscall.Credential, dir string, args ...string) *Process {
+	t.Helper()
+	p := &Process{args: args, dir: dir, as: as, out: &syncBuffer{}}
 	p.run(t)
 	t.Cleanup(func() {
 		p.Kill()
@@ -80,6 +87,7 @@ func (p *Process) run(t testing.TB) {
 	cmd.Dir = p.dir
 	cmd.Stdout, cmd.Stderr = p.out, p.out
 	cmd.SysProcAttr = sysProcAttr()
+	cmd.SysProcAttr.Credential = p.as
 	if err := spawn(cmd); err != nil {
 		t.Fatalf("start %s: %v", p.args[0], err)
 	}
@@ -158,6 +166,22 @@ func Wait(t testing.TB, what string, limit time.Duration, ready func(ctx context
 		case <-tick.C:
 		}
 	}
+}
+
+// waitFor waits until a server is ready, and tells whether it runs.
+func waitFor(t testing.TB, p *Process, what string, ready func(ctx context.Context) error) bool {
+	t.Helper()
+	runs := true
+	Wait(t, what, startTimeout, func(ctx context.Context) error {
+		select {
+		case <-p.done:
+			runs = false
+			return nil
+		default:
+			return ready(ctx)
+		}
+	})
+	return runs
 }
 
 // syncBuffer keeps what a process writes.

@@ -13,9 +13,12 @@ import (
 	"github.com/distsession/session"
 )
 
-// Examples are URLs to try, by scheme; greet shows those of the schemes that
-// the program knows. A program that imports more backends adds theirs.
-var Examples = []struct{ URL, About string }{
+// An Example is the URL of a store to try.
+type Example struct{ URL, About string }
+
+// Examples are shown at the start, those whose schemes the program knows. One
+// that imports more backends adds theirs.
+var Examples = []Example{
 	{"memory:", "in this process, gone when it ends"},
 	{"redis://localhost:6379", "shared by every process that names it"},
 	{"redis+cluster://h1:7001,h2:7002", "a Redis Cluster"},

@@ -95,6 +95,7 @@ func Run(ctx context.Context, c Config, stdout io.Writer) (err error) {
 		ErrorLog:          slog.NewLogLogger(slog.Default().Handler(), slog.LevelWarn),
 	}
 	greet(stdout, c, l.Addr())
+	go session.RunCleaner(ctx, store, nil) // returns at once where the server removes what has expired
 	done := make(chan error, 1)
 	go func() { done <- srv.Serve(l) }()
 	select {

@@ -1,0 +1,155 @@
+package servers
+
+import (
+	"bytes"
+	"context"
+	_ "embed"
+	"errors"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+)
+
+const (
+	infinispanVersion   = "16.0.7"
+	infinispanStartTime = 60 * time.Second
+	infinispanStarted   = "ISPN080001" // its ports accept long before
+)
+
+//go:embed infinispan.xml
+var infinispanXML []byte
+
+var infinispanLog = []byte(`<Configuration>
+  <Appenders><Console name="out"><PatternLayout pattern="%d{HH:mm:ss.SSS} %-5p %c{1} %m%throwable{short}%n"/></Console></Appenders>
+  <Loggers>
+    <Root level="WARN"><AppenderRef ref="out"/></Root>
+    <Logger name="org.infinispan.SERVER" level="INFO"/>
+  </Loggers>
+</Configuration>`)
+
+// InfinispanServers are the members of one cluster. Each item is kept by two of
+// them, in memory only.
+type InfinispanServers struct {
+	Members []*InfinispanMember
+}
+
+// InfinispanMember answers memcached's text protocol at Addr, for every key.
+type InfinispanMember struct {
+	*Process
+	Addr string
+
+	root    string
+	started int // times that it has said so
+}
+
+// Infinispan starts n members.
+func Infinispan(t testing.TB, n int) *InfinispanServers {
+	t.Helper()
+	java := Require(t, "java", javaHint)
+	jars := mavenJars(t, "infinispan-"+infinispanVersion,
+		mavenArtifact{Group: "org.infinispan", Name: "infinispan-server-runtime", Version: infinispanVersion})
+	c := &InfinispanServers{}
+	ports := make([]string, n)
+	hosts := make([]string, n)
+	for i := range n {
+		ports[i] = FreePort(t)
+		hosts[i] = "127.0.0.1[" + ports[i] + "]"
+	}
+	for i := range n {
+		dir := t.TempDir()
+		m := &InfinispanMember{Addr: "127.0.0.1:" + FreePort(t), root: filepath.Join(dir, "server")}
+		m.clear(t)
+		property := func(name, value string) string { return "-Dtest." + name + "=" + value }
+		args := append(javaArgs(java, filepath.Join(jars, "*")), "-Xmx256m", "-XX:MaxDirectMemorySize=64m",
+			property("cluster.name", "sessions-"+ports[0]), property("node", "n"+strconv.Itoa(i)),
+			property("port", m.port()), property("rest.port", FreePort(t)), property("cluster.port", ports[i]), property("cluster.hosts", strings.Join(hosts, ",")),
+			property("watch.offset", watchOffset(t, ports[i])),
+			"org.infinispan.server.Bootstrap", "-s", m.root, "-c", "infinispan.xml")
+		m.Process = start(t, dir, args...)
+		m.wait(t) // one after another: together they would first found two clusters
+		c.Members = append(c.Members, m)
+	}
+	return c
+}
+
+// Addrs are the addresses of all members.
+func (c *InfinispanServers) Addrs() []string {
+	addrs := make([]string, len(c.Members))
+	for i, m := range c.Members {
+		addrs[i] = m.Addr
+	}
+	return addrs
+}
+
+// Restart starts the member again after Kill. It joins the others.
+func (m *InfinispanMember) Restart(t testing.TB) {
+	t.Helper()
+	m.clear(t)
+	m.run(t)
+	m.wait(t)
+}
+
+// Ask is MemcachedServer.Ask.
+func (m *InfinispanMember) Ask(t testing.TB, commands ...string) []string {
+	t.Helper()
+	lines, err := askMemcached(m.Addr, commands...)
+	must(t, "ask Infinispan", err)
+	return lines
+}
+
+func (m *InfinispanMember) port() string { return strings.TrimPrefix(m.Addr, "127.0.0.1:") }
+
+// clear removes what a member that was killed left: a lock that would refuse
+// the next start.
+func (m *InfinispanMember) clear(t testing.TB) {
+	t.Helper()
+	must(t, "clear", os.RemoveAll(m.root))
+	for _, dir := range []string{"conf", "data", "lib", "log"} {
+		must(t, dir, os.MkdirAll(filepath.Join(m.root, dir), 0o755))
+	}
+	for file, text := range map[string][]byte{"infinispan.xml": infinispanXML, "log4j2.xml": infinispanLog} {
+		must(t, file, os.WriteFile(filepath.Join(m.root, "conf", file), text, 0o600))
+	}
+}
+
+func (m *InfinispanMember) wait(t testing.TB) {
+	t.Helper()
+	Wait(t, "Infinispan at "+m.Addr, infinispanStartTime, func(context.Context) error {
+		// It may live on without a server in it.
+		if m.out.count("FATAL") > 0 {
+			t.Fatalf("Infinispan at %s does not start:\n%s", m.Addr, m.out.tail(8192))
+		}
+		if n := m.out.count(infinispanStarted); n <= m.started {
+			return errors.New("it has not said so")
+		}
+		m.started++
+		return nil
+	})
+}
+
+// watchOffset is how far above a member's port the one lies through which the
+// others see that it is gone.
+func watchOffset(t testing.TB, port string) string {
+	t.Helper()
+	from, err := strconv.Atoi(port)
+	must(t, "port", err)
+	for range 100 {
+		at, err := strconv.Atoi(FreePort(t))
+		must(t, "port", err)
+		if at > from {
+			return strconv.Itoa(at - from)
+		}
+	}
+	t.Fatal("no free port above " + port)
+	return ""
+}
+
+// count is how often a text was written.
+func (b *syncBuffer) count(text string) int {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return bytes.Count(b.b.Bytes(), []byte(text))
+}

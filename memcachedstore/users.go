@@ -1,0 +1,295 @@
+package memcachedstore
+
+import (
+	"context"
+	"errors"
+	"iter"
+	"math/rand/v2"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/bradfitz/gomemcache/memcache"
+	"github.com/distsession/session"
+)
+
+const (
+	batch      = 100 // records read at a time
+	deletes    = 8   // records deleted at a time
+	trimFrom   = 64  // entries from which a sign-in looks for ended ones
+	trimWindow = 16  // entries that it looks at
+	trimList   = 8   // ended sessions that List found and is worth a write for
+)
+
+// vouched tells whether the index with this key has the session. One that is
+// gone or damaged vouches for nothing.
+func (s *Store) vouched(ctx context.Context, userKey, id string) (bool, error) {
+	it, err := s.get(ctx, userKey)
+	switch {
+	case errors.Is(err, memcache.ErrCacheMiss):
+		return false, nil
+	case err != nil:
+		return false, err
+	}
+	ok, err := vouches(userKey, it.Value, id)
+	return ok && err == nil, nil
+}
+
+// change replaces a user's index by what f makes of it, by compare-and-set. f
+// may run several times; ok is false if nothing is to be changed.
+func (s *Store) change(ctx context.Context, user string, f func(index) (ix index, ok bool, err error)) error {
+	key := s.userKey(user)
+	lost := false
+	for try := range maxTries {
+		it, err := s.get(ctx, key)
+		switch {
+		case errors.Is(err, memcache.ErrCacheMiss):
+			it = &memcache.Item{Key: key}
+		case err != nil:
+			return err
+		}
+		old, err := parseIndex(key, it.Value)
+		if err != nil {
+			old = nil // damaged, or none: it vouches for nothing
+		}
+		now := s.now()
+		ix, ok, err := f(old)
+		if err != nil || !ok {
+			return err
+		}
+		ix = ix.trim(now, int(s.limit.Load())-len(key))
+		it.Value, it.Expiration = ix.encode(key), 0
+		if end, ok := ix.end(); ok {
+			it.Expiration = expiration(end, now)
+		}
+		err = s.put(ctx, it)
+		switch {
+		case err == nil:
+			return nil
+		case isAnswer(err):
+			if err := pause(ctx, try); err != nil {
+				return err
+			}
+		case lost:
+			return err
+		default:
+			lost = true // once more: if it was done, f finds nothing to change
+		}
+	}
+	return errBusy
+}
+
+// pause lets others go first, for longer the more often they did.
+func pause(ctx context.Context, try int) error {
+	if try == 0 {
+		return nil
+	}
+	select {
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-time.After(rand.N(min(time.Millisecond<<min(try, 5), 20*time.Millisecond))):
+		return nil
+	}
+}
+
+// enter writes a session's entry into its user's index. If it is not new and
+// has no entry, it has ended: ErrNotFound.
+func (s *Store) enter(ctx context.Context, rec *session.Record, isNew bool) error {
+	deadline, trimmed := entryDeadline(rec.Deadline), false
+	return s.change(ctx, rec.User, func(ix index) (index, bool, error) {
+		at := ix.find(rec.ID)
+		switch {
+		case at < 0 && !isNew:
+			return nil, false, session.ErrNotFound
+		case at >= 0 && ix[at].deadline >= deadline:
+			return nil, false, nil
+		case at >= 0:
+			ix[at].deadline = deadline
+			return ix, true, nil
+		}
+		if len(ix) >= trimFrom && !trimmed {
+			// Each sign-in adds one entry and looks at several, so that few of
+			// those that stand there have ended.
+			trimmed = true
+			from := rand.N(len(ix) - trimWindow + 1)
+			gone, err := s.ended(ctx, rec.User, ix[from:from+trimWindow])
+			if err != nil {
+				return nil, false, err
+			}
+			ix = ix.without(gone)
+		}
+		return append(ix, entry{rec.ID, deadline, s.now().Unix()}), true, nil
+	})
+}
+
+func (ix index) without(ids map[string]bool) index {
+	return slices.DeleteFunc(ix, func(e entry) bool { return ids[e.id] })
+}
+
+// ended returns the sessions of these entries that are no more. A record that
+// is not there may be that of a sign-in under way.
+func (s *Store) ended(ctx context.Context, user string, ix index) (map[string]bool, error) {
+	live, err := s.records(ctx, user, ix)
+	if err != nil {
+		return nil, err
+	}
+	return s.without(ix, live), nil
+}
+
+func (s *Store) without(ix index, live []*session.Record) map[string]bool {
+	over := s.now().Unix() - indexUnderway
+	gone := map[string]bool{}
+	for _, e := range ix {
+		if e.entered < over && !slices.ContainsFunc(live, func(r *session.Record) bool { return r.ID == e.id }) {
+			gone[e.id] = true
+		}
+	}
+	return gone
+}
+
+// records returns the live records of a user's entries, without markers, in no
+// particular order.
+func (s *Store) records(ctx context.Context, user string, ix index) ([]*session.Record, error) {
+	// One request for each server, and all of them at once.
+	keys := map[int][]string{}
+	ids := map[string]string{}
+	for _, e := range ix {
+		key := s.key(e.id)
+		at := 0
+		if !s.replicated {
+			at = s.ring.pick(key)
+		}
+		keys[at] = append(keys[at], key)
+		ids[key] = e.id
+	}
+	var mu sync.Mutex
+	var wg sync.WaitGroup
+	var found []*session.Record
+	var failure error
+	for _, some := range keys {
+		wg.Go(func() {
+			items, err := read(ctx, s, some[0], func(c *memcache.Client) (map[string]*memcache.Item, error) { return c.GetMulti(some) })
+			mu.Lock()
+			defer mu.Unlock()
+			if err != nil {
+				failure = err
+				return
+			}
+			for key, it := range items {
+				rec, _, err := session.DecodeRecord(ids[key], it.Value)
+				if err == nil && rec.User == user && !rec.Replaced && !rec.Expired(s.now()) {
+					found = append(found, rec)
+				}
+			}
+		})
+	}
+	wg.Wait()
+	return found, failure
+}
+
+// index reads a user's index.
+func (s *Store) index(ctx context.Context, user string) (index, error) {
+	key := s.userKey(user)
+	it, err := s.get(ctx, key)
+	switch {
+	case errors.Is(err, memcache.ErrCacheMiss):
+		return nil, nil
+	case err != nil:
+		return nil, err
+	}
+	ix, err := parseIndex(key, it.Value)
+	if err != nil {
+		return nil, nil // it vouches for nothing
+	}
+	return ix, nil
+}
+
+// List implements session.Lister.
+func (s *Store) List(ctx context.Context, user string) iter.Seq2[session.Info, error] {
+	return func(yield func(session.Info, error) bool) {
+		if user == "" {
+			return
+		}
+		ix, err := s.index(ctx, user)
+		if err != nil {
+			yield(session.Info{}, failed("list", err))
+			return
+		}
+		gone := map[string]bool{}
+		for some := range slices.Chunk(ix, batch) {
+			live, err := s.records(ctx, user, some)
+			if err != nil {
+				yield(session.Info{}, failed("list", err))
+				return
+			}
+			for _, rec := range live {
+				if !yield(rec.Info(), nil) {
+					return
+				}
+			}
+			for id := range s.without(some, live) {
+				gone[id] = true
+			}
+		}
+		if len(gone) >= trimList {
+			// If it fails, they stay: that harms nothing.
+			_ = s.change(ctx, user, func(ix index) (index, bool, error) { return ix.without(gone), true, nil })
+		}
+	}
+}
+
+// DeleteUser implements session.UserDeleter. All sessions end at once, when the
+// index no longer names them: an error means that none did, or that nobody
+// knows. The records are removed after that, and counted; what cannot be reached
+// then is not counted, and dead all the same.
+func (s *Store) DeleteUser(ctx context.Context, user, keep string) (int, error) {
+	if user == "" {
+		return 0, nil
+	}
+	var ended index
+	seen := map[string]bool{} // the function runs again when another came first
+	err := s.change(ctx, user, func(ix index) (index, bool, error) {
+		var kept index
+		for _, e := range ix {
+			switch {
+			case e.id == keep:
+				kept = append(kept, e)
+			case !seen[e.id]:
+				seen[e.id] = true
+				ended = append(ended, e)
+			}
+		}
+		return kept, len(kept) < len(ix), nil
+	})
+	if err != nil {
+		return 0, failed("delete user", err)
+	}
+	n := 0
+	for some := range slices.Chunk(ended, batch) {
+		n += s.bury(ctx, user, some)
+	}
+	return n, nil
+}
+
+// bury removes the records of sessions that have ended, and counts those that
+// had not ended by themselves.
+func (s *Store) bury(ctx context.Context, user string, ix index) int {
+	live, _ := s.records(ctx, user, ix)
+	var mu sync.Mutex
+	var wg sync.WaitGroup
+	n := 0
+	turn := make(chan struct{}, deletes)
+	for _, rec := range live {
+		turn <- struct{}{}
+		wg.Go(func() {
+			defer func() { <-turn }()
+			if was, err := s.remove(ctx, rec.ID); was && err == nil {
+				mu.Lock()
+				defer mu.Unlock()
+				n++
+			}
+		})
+	}
+	wg.Wait()
+	return n
+}
