@@ -22,7 +22,6 @@ type link struct {
 
 	mu       sync.Mutex
 	call     context.Context // nil between calls
-	middle   time.Time       // of the call's time
 	namenode *conn           // the last one that was dialled
 	data     map[*conn]struct{}
 	broken   error // of the connection to the namenode: no answer may be waited for any more
@@ -33,7 +32,6 @@ type link struct {
 func (l *link) begin(ctx context.Context) (end func()) {
 	l.mu.Lock()
 	l.call = ctx
-	l.middle = l.half()
 	if l.namenode != nil {
 		_ = l.namenode.Conn.SetDeadline(l.deadline(l.namenode)) // an error is the next Read's
 	}
@@ -94,27 +92,21 @@ func (l *link) failure() error {
 	return l.broken
 }
 
-// deadline is when a Read or Write of c that begins now has to end; l.mu is
-// held.
+// deadline is when a Read or Write of c that begins now has to end. Where there
+// is another server to turn to, the one that is silent gets half of the time
+// that the call has left. l.mu is held.
 func (l *link) deadline(c *conn) time.Time {
-	end := time.Now().Add(l.limit)
-	if l.call != nil {
-		if d, ok := l.call.Deadline(); ok && d.Before(end) {
-			end = d
-		}
+	if c.data {
+		return c.until
 	}
-	switch {
-	case c.data && c.until.Before(end):
-		end = c.until
-	case !c.data && l.split && l.call != nil && l.middle.Before(end):
-		end = l.middle
+	if l.split {
+		return l.within(2)
 	}
-	return end
+	return l.within(1)
 }
 
-// half is the middle of the time that a call has left: a server that has not
-// answered by then leaves as much to another one. l.mu is held.
-func (l *link) half() time.Time {
+// within is the end of the n-th part of the time that is left. l.mu is held.
+func (l *link) within(n time.Duration) time.Time {
 	now := time.Now()
 	left := l.limit
 	if l.call != nil {
@@ -122,7 +114,7 @@ func (l *link) half() time.Time {
 			left = min(left, d.Sub(now))
 		}
 	}
-	return now.Add(left / 2)
+	return now.Add(left / n)
 }
 
 // dialNamenode is the client's NamenodeDialFunc.
@@ -153,7 +145,7 @@ func (l *link) dialNamenode(_ context.Context, network, addr string) (net.Conn, 
 // dialDatanode is the client's DatanodeDialFunc.
 func (l *link) dialDatanode(_ context.Context, network, addr string) (net.Conn, error) {
 	l.mu.Lock()
-	c := &conn{link: l, addr: addr, data: true, until: l.half()}
+	c := &conn{link: l, addr: addr, data: true, until: l.within(2)}
 	l.mu.Unlock()
 	if err := c.dial(network); err != nil {
 		return nil, err
