@@ -173,10 +173,10 @@ func (s *Store) DeleteUser(ctx context.Context, user, keep string) (int, error) 
 			})
 			mu.Lock()
 			defer mu.Unlock()
-			switch {
-			case one:
+			if one {
 				ended++
-			case err != nil && !errors.Is(err, session.ErrNotFound):
+			}
+			if err != nil && !errors.Is(err, session.ErrNotFound) {
 				failures = append(failures, err)
 			}
 			return nil

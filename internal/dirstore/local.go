@@ -67,8 +67,9 @@ func (l *Local) root() *os.Root { return l.folder.Load() }
 // staleTries is how often a call is made that says ESTALE.
 const staleTries = 6
 
-// run makes a call of the file system. ESTALE says that what a name stood for
-// when the kernel last asked has gone (on a network): asked again, it says what is there now.
+// run makes a call of the file system. ESTALE, of a network's, says that what a
+// name stood for when the kernel last asked has gone: asked again, it says what
+// is there now.
 func run[T any](ctx context.Context, l *Local, f func() (T, error)) (T, error) {
 	return do(ctx, l.calls, func() (v T, err error) {
 		for try := range staleTries {
