@@ -219,7 +219,8 @@ func (s *Store) update(ctx context.Context, rec *session.Record) error {
 	}
 	err := s.records.Update(ctx, recordDir(recordName(rec.ID)), rec, known.own)
 	if errors.Is(err, session.ErrConflict) {
-		if _, gone := s.load(ctx, rec.ID); errors.Is(gone, session.ErrNotFound) {
+		now, gone := s.records.Peek(ctx, recordDir(recordName(rec.ID)))
+		if errors.Is(gone, session.ErrNotFound) || gone == nil && s.expired(now) {
 			return session.ErrNotFound // what it lost against is over already
 		}
 	}

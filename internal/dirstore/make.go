@@ -36,8 +36,11 @@ func Make(ctx context.Context, tree Tree, dir, file string, text []byte, ours fu
 		return Unmade(err)
 	}
 	if err = tree.Rename(ctx, made, dir); err != nil && !ours(ctx) {
-		Abandon(ctx, tree, made)
-		if errors.Is(err, fs.ErrExist) {
+		exist := errors.Is(err, fs.ErrExist)
+		if exist || errors.Is(err, fs.ErrNotExist) {
+			Abandon(ctx, tree, made)
+		} // else it may still happen, and must not move what is half removed
+		if exist {
 			return session.ErrConflict
 		}
 		return err

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"math/rand/v2"
 	"strconv"
 	"strings"
 	"time"
@@ -179,16 +180,17 @@ func (p *Renaming) Update(ctx context.Context, dir string, rec *session.Record, 
 	wrote := false
 	for range looks {
 		entry := dir + "/" + from.String()
-		var dead []string
-		err := p.Tree.WriteFile(ctx, entry+"/"+write, text)
-		if err == nil || wrote && errors.Is(err, fs.ErrExist) { // it moved along with a touch
-			wrote = true
-			dead, err = p.others(ctx, entry, write)
+		sent := false
+		dead, err := p.turn(ctx, entry, from.write, write)
+		if err == nil && !wrote { // else it moved along with a touch
+			err = p.Tree.WriteFile(ctx, entry+"/"+write, text)
+			wrote = err == nil
 		}
 		if err == nil {
 			err = p.Tree.Sync(ctx, entry)
 		}
 		if err == nil {
+			sent = true
 			err = p.Tree.Rename(ctx, entry, dir+"/"+to.String())
 		}
 		if err == nil {
@@ -204,9 +206,16 @@ func (p *Renaming) Update(ctx context.Context, dir string, rec *session.Record, 
 		case now.write == write:
 			return p.won(ctx, dir, now, dead)
 		case now.version != rec.Version || now.write != from.write:
-			return p.lost(ctx, dir, now, rec.Version+1, write, err)
+			if err = p.lost(ctx, dir, rec.Version+1, write, err); wrote && errors.Is(err, session.ErrConflict) {
+				Abandon(ctx, p.Tree, dir+"/"+now.String()+"/"+write)
+			}
+			return err
 		case !errors.Is(err, fs.ErrNotExist):
-			Abandon(ctx, p.Tree, dir+"/"+now.String()+"/"+write)
+			if !sent {
+				Abandon(ctx, p.Tree, dir+"/"+now.String()+"/"+write)
+			}
+			// A rename that was sent may still happen, and then needs the file. If
+			// it does not, the next version removes it.
 			return err
 		}
 		now.history = from.history
@@ -215,18 +224,37 @@ func (p *Renaming) Update(ctx context.Context, dir string, rec *session.Record, 
 	return fmt.Errorf("%s was touched %d times meanwhile", dir, looks)
 }
 
-// others lists the files that are dead as soon as the entry gets its next name:
-// the version before, and those of writers who lose. What comes later may be
-// the version after.
-func (p *Renaming) others(ctx context.Context, entry, write string) ([]string, error) {
-	var names []string
-	err := p.Tree.ReadDir(ctx, entry, func(name string) bool {
-		if name != write {
-			names = append(names, name)
+// A writer waits so long for another one. On HDFS a file takes 15 ms.
+const (
+	firstTurn = time.Millisecond
+	lastTurn  = 16 * time.Millisecond
+)
+
+// turn waits a moment while the entry has the file of another writer of the
+// same version, who will be first: then this one's data need not be written. It
+// returns the files that are dead as soon as the entry gets its next name: the
+// version before, and those of writers who lose. What comes later may be the
+// version after.
+func (p *Renaming) turn(ctx context.Context, entry, before, write string) ([]string, error) {
+	for pause := firstTurn; ; pause *= 2 {
+		var dead []string
+		other := false
+		err := p.Tree.ReadDir(ctx, entry, func(name string) bool {
+			if name != write {
+				dead = append(dead, name)
+				other = other || name != before
+			}
+			return true
+		})
+		if err != nil || !other || pause > lastTurn {
+			return dead, err
 		}
-		return true
-	})
-	return names, err
+		select {
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		case <-time.After(pause/2 + rand.N(pause)):
+		}
+	}
 }
 
 // won puts the new name on disk and removes what is dead. A failure leaves it
@@ -245,17 +273,17 @@ func (p *Renaming) won(ctx context.Context, dir string, at *renamed, dead []stri
 
 // lost tells a conflict from a write that was applied, whose answer was lost,
 // and on which others have built since.
-func (p *Renaming) lost(ctx context.Context, dir string, now *renamed, version int64, write string, err error) error {
-	if !errors.Is(err, fs.ErrNotExist) {
-		rec, look := p.Load(ctx, dir)
-		if look != nil {
-			return errors.Join(err, look)
-		}
-		if rec.Tag.(*renamed).history.At(rec.Version-version) == write {
-			return nil
-		}
+func (p *Renaming) lost(ctx context.Context, dir string, version int64, write string, err error) error {
+	if errors.Is(err, fs.ErrNotExist) {
+		return session.ErrConflict
 	}
-	Abandon(ctx, p.Tree, dir+"/"+now.String()+"/"+write)
+	rec, look := p.Load(ctx, dir)
+	if look != nil {
+		return errors.Join(err, look)
+	}
+	if rec.Tag.(*renamed).history.At(rec.Version-version) == write {
+		return nil
+	}
 	return session.ErrConflict
 }
 

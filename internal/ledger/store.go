@@ -3,6 +3,7 @@ package ledger
 import (
 	"context"
 	"errors"
+	"math/rand/v2"
 	"strconv"
 	"testing"
 	"time"
@@ -28,9 +29,16 @@ func Start(t testing.TB, store session.Store, workers, counters int) *Ledger {
 	return l
 }
 
+// A writer that lost pauses, by chance and up to longer each time, before it
+// tries again: on a store where a save takes long the others would mostly lose.
+const (
+	firstPause = time.Millisecond
+	lastPause  = 128 * time.Millisecond
+)
+
 // addOne adds one to the number that a session holds, by compare-and-set.
 func addOne(ctx context.Context, store session.Store, token string) error {
-	for {
+	for pause := firstPause; ; pause = min(2*pause, lastPause) {
 		rec, n, err := count(ctx, store, token)
 		if err != nil {
 			return err
@@ -39,6 +47,7 @@ func addOne(ctx context.Context, store session.Store, token string) error {
 		if _, err = store.Save(ctx, rec); !errors.Is(err, session.ErrConflict) {
 			return err
 		}
+		time.Sleep(rand.N(pause))
 	}
 }
 

@@ -39,6 +39,8 @@ type HDFSServers struct {
 
 	dir, jars, java string
 	http            string // address of the namenode's pages
+	conf            map[string]string
+	properties      []string // of the Java system
 }
 
 // HDFSDaemon is a namenode or a datanode. After Kill, Restart starts it again.
@@ -50,11 +52,19 @@ type HDFSDaemon struct {
 // HDFS starts a namenode and n datanodes, and waits until files can be written.
 func HDFS(t testing.TB, n int) *HDFSServers {
 	t.Helper()
-	h := &HDFSServers{java: Require(t, "java", javaHint), dir: t.TempDir()}
-	apache := func(name string) mavenArtifact {
-		return mavenArtifact{Group: "org.apache.hadoop", Name: name, Version: hdfsVersion}
-	}
-	h.jars = mavenJars(t, "hdfs-"+hdfsVersion, apache("hadoop-common"), apache("hadoop-hdfs"), apache("hadoop-hdfs-client"))
+	h := &HDFSServers{dir: t.TempDir(), properties: []string{"-DHADOOP_USER_NAME=" + HDFSUser}}
+	h.start(t, n)
+	return h
+}
+
+func hadoop(name string) mavenArtifact {
+	return mavenArtifact{Group: "org.apache.hadoop", Name: name, Version: hdfsVersion}
+}
+
+func (h *HDFSServers) start(t testing.TB, n int) {
+	t.Helper()
+	h.java = Require(t, "java", javaHint)
+	h.jars = mavenJars(t, "hdfs-"+hdfsVersion, hadoop("hadoop-common"), hadoop("hadoop-hdfs"), hadoop("hadoop-hdfs-client"))
 	// The daemons do not start without a place for their web pages.
 	for _, web := range []string{"hdfs", "datanode"} {
 		must(t, "webapps", os.MkdirAll(filepath.Join(h.dir, "classpath", "webapps", web), 0o755))
@@ -81,7 +91,6 @@ func HDFS(t testing.TB, n int) *HDFSServers {
 		h.Datanodes = append(h.Datanodes, d)
 	}
 	h.WaitReady(t)
-	return h
 }
 
 // configure writes the configuration of one daemon.
@@ -112,6 +121,7 @@ func (h *HDFSServers) configure(t testing.TB, name string, more map[string]strin
 		"dfs.namenode.replication.max-streams":                   "8",
 		"dfs.namenode.replication.work.multiplier.per.iteration": "8",
 	}
+	maps.Copy(conf, h.conf)
 	maps.Copy(conf, more)
 	type property struct {
 		Name  string `xml:"name"`
@@ -142,8 +152,8 @@ func (h *HDFSServers) configure(t testing.TB, name string, more map[string]strin
 
 // args are the command line of a program with the configuration of a daemon.
 func (h *HDFSServers) args(name, class string) []string {
-	return append(javaArgs(h.java, filepath.Join(h.dir, "conf-"+name), filepath.Join(h.dir, "classpath"), filepath.Join(h.jars, "*")),
-		"-DHADOOP_USER_NAME="+HDFSUser, "-Dhadoop.home.dir="+h.dir, class)
+	args := javaArgs(h.java, filepath.Join(h.dir, "conf-"+name), filepath.Join(h.dir, "classpath"), filepath.Join(h.jars, "*"))
+	return slices.Concat(args, h.properties, []string{"-Dhadoop.home.dir=" + h.dir, class})
 }
 
 // Restart starts daemons again after Kill, and waits until all is well.
@@ -194,6 +204,7 @@ func (h *HDFSServers) state(ctx context.Context) (hdfsState, error) {
 	if err != nil {
 		return hdfsState{}, err
 	}
+	r.Close = true // no connection outlives the daemon
 	res, err := http.DefaultClient.Do(r)
 	if err != nil {
 		return hdfsState{}, err

@@ -21,3 +21,9 @@ func TestHDFSServers(t *testing.T) {
 	h.Admin(t, "-safemode", "get")
 	lap("dfsadmin")
 }
+
+func TestHDFSKerberosServers(t *testing.T) {
+	at := time.Now()
+	servers.HDFSKerberos(t, "privacy", "app")
+	t.Logf("start: %v", time.Since(at).Round(time.Millisecond))
+}
