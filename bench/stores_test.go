@@ -9,8 +9,10 @@ import (
 	"time"
 
 	"github.com/bradfitz/gomemcache/memcache"
+	"github.com/colinmarc/hdfs/v2"
 	"github.com/distsession/session"
 	_ "github.com/distsession/session/filestore"
+	_ "github.com/distsession/session/hdfsstore"
 	"github.com/distsession/session/internal/servers"
 	_ "github.com/distsession/session/memcachedstore"
 	_ "github.com/distsession/session/sqlstore"
@@ -41,6 +43,7 @@ var backends = []struct {
 	{"mariadb", onMariaDB},
 	{"sqlite", onSQLite},
 	{"file", onFiles},
+	{"hdfs", onHDFS},
 }
 
 // BenchmarkStores measures every backend's load, save and touch, one after the
@@ -229,6 +232,38 @@ func onFiles(b *testing.B) backend {
 		store: openURL(b, "file://"+dir),
 		read:  func(context.Context) error { _, err := os.ReadFile(name); return err },
 		write: func(context.Context) error { return writeFile(name) },
+	}
+	if err := p.write(b.Context()); err != nil {
+		b.Fatal(err)
+	}
+	return p
+}
+
+func onHDFS(b *testing.B) backend {
+	addr := servers.HDFS(b, 2).Namenode.Addr
+	client, err := hdfs.NewClient(hdfs.ClientOptions{Addresses: []string{addr}, User: servers.HDFSUser})
+	if err != nil {
+		b.Fatal(err)
+	}
+	b.Cleanup(func() { client.Close() })
+	write := func(context.Context) error {
+		// HDFS replaces no file where it stands.
+		w, err := client.Create("/bare.new")
+		if err != nil {
+			return err
+		}
+		if _, err := w.Write([]byte(values)); err != nil {
+			return err
+		}
+		if err := w.Close(); err != nil {
+			return err
+		}
+		return client.Rename("/bare.new", "/bare")
+	}
+	p := backend{
+		store: openURL(b, "hdfs://"+addr+"/sessions?user="+servers.HDFSUser),
+		read:  func(context.Context) error { _, err := client.ReadFile("/bare"); return err },
+		write: write,
 	}
 	if err := p.write(b.Context()); err != nil {
 		b.Fatal(err)

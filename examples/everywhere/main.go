@@ -14,6 +14,7 @@ import (
 
 	"github.com/distsession/session/examples/internal/shop"
 	_ "github.com/distsession/session/filestore"
+	_ "github.com/distsession/session/hdfsstore"
 	_ "github.com/distsession/session/memcachedstore"
 	_ "github.com/distsession/session/sqlstore"
 )

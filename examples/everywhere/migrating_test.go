@@ -50,6 +50,12 @@ var kinds = []struct {
 			return fmt.Sprintf("mariadb://%s:%s@%s/%[1]s?migrate=true&table=p%[4]d", servers.SQLUser, servers.SQLPassword, addr, n)
 		}
 	}},
+	{"hdfs", func(t testing.TB) func(*testing.T, int) string {
+		addr := servers.HDFS(t, 2).Namenode.Addr
+		return func(_ *testing.T, n int) string {
+			return fmt.Sprintf("hdfs://%s/p%d?user=%s", addr, n, servers.HDFSUser)
+		}
+	}},
 	{"memcached", func(t testing.TB) func(*testing.T, int) string {
 		addr := servers.Memcached(t).Addr
 		return func(_ *testing.T, n int) string { return fmt.Sprintf("memcached://%s?prefix=p%d:", addr, n) }
