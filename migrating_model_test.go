@@ -21,6 +21,10 @@ import (
 
 var migratingSeed = flag.Uint64("migrating.seed", 0, "run this one schedule of TestMigratingModel and tell its steps")
 
+// onceFailed are schedules in which the session came back, or what had ended
+// was listed, until moves had names.
+var onceFailed = []uint64{2815, 6072, 10712, 12194, 14999, 22521, 35202, 47233}
+
 // Several requests on nodes of both kinds use, move and end one session. Each
 // of their calls of a store waits for its turn, and the seed decides whose turn
 // it is: whatever can happen between two calls happens in some schedule. After
@@ -35,7 +39,14 @@ func TestMigratingModel(t *testing.T) {
 	}
 	synctest.Test(t, func(t *testing.T) {
 		void := 0
+		seeds := slices.Clone(onceFailed)
+		if *migratingSeed > 0 {
+			seeds = nil
+		}
 		for seed := first; seed <= last; seed++ {
+			seeds = append(seeds, seed)
+		}
+		for _, seed := range seeds {
 			m := newModel(t, seed)
 			m.run()
 			switch {
@@ -45,7 +56,7 @@ func TestMigratingModel(t *testing.T) {
 				t.Fatalf("seed %d (-args -migrating.seed=%d):\n%s", seed, seed, strings.Join(m.log, "\n"))
 			}
 		}
-		if void*100 > int(last-first+1) {
+		if void > 10 {
 			t.Errorf("%d schedules say nothing", void)
 		}
 	})
