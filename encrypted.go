@@ -41,7 +41,8 @@ func openEncrypted(ctx context.Context, u *url.URL) (Store, error) {
 }
 
 // Encrypted returns store with the values sealed: whoever reads the database,
-// its backups or its wire learns none, and whoever writes to it can make none.
+// its backups or its wire learns none, and whoever writes to it can make none:
+// to put back what the same session held before is all that is left to do.
 // A record that was copied under another ID or given to another user does not
 // open; like any that cannot be decoded it is no session. What a store needs to
 // do its work stays legible: ID, User, Device, the times.
@@ -50,7 +51,7 @@ func openEncrypted(ctx context.Context, u *url.URL) (Store, error) {
 // all open, and a record is sealed anew with its next Save. So a new key goes
 // to the end on every node, then to the front, and the old one away when the
 // last session that it sealed has ended. The cipher is AES-256 in Galois
-// counter mode, under a key of its own for each record, which costs 29 bytes.
+// counter mode, under a key of its own for each record, which costs 30 bytes.
 //
 // Records that were saved without it do not open. To begin with it while
 // sessions live use Migrating, from the store as it is to an Encrypted one with

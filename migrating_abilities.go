@@ -9,8 +9,7 @@ import (
 
 // links builds the chain that As walks from a migrating store: one link for each
 // ability that both stores have (one is enough where the other needs none). One
-// type with every method would claim
-// abilities that a store lacks.
+// type with every method would claim abilities that a store lacks.
 func (s *migrating) links() (chain Store) {
 	if both[Toucher](s) {
 		chain = &migratingToucher{migratingLink{s, chain}}
@@ -102,7 +101,7 @@ func (l *migratingLister) List(ctx context.Context, user string) iter.Seq2[Info,
 					continue
 				}
 				seen[info.ID] = true
-				_, info.Device, _ = pendingOf(&Record{Device: info.Device})
+				info.Device = realDevice(info.Device)
 				if !yield(info, err) || err != nil {
 					return stop
 				}
@@ -122,8 +121,9 @@ func (l *migratingUserDeleter) DeleteUser(ctx context.Context, user, keep string
 	return ended, err
 }
 
-// Scan implements Scanner: from first, for what moves meanwhile comes later. It
-// passes over copies, whose originals it yields.
+// Scan implements Scanner: from first, for what moves meanwhile comes later. A
+// copy whose original it has not seen may be the session by now, so it is
+// yielded.
 func (l *migratingScanner) Scan(ctx context.Context) iter.Seq2[*Record, error] {
 	return func(yield func(*Record, error) bool) {
 		seen := map[string]bool{}
@@ -141,8 +141,11 @@ func (l *migratingScanner) Scan(ctx context.Context) iter.Seq2[*Record, error] {
 			}
 		}
 		for rec, err := range ability[Scanner](l.to).Scan(ctx) {
-			if err == nil && (seen[rec.ID] || isPending(rec)) {
-				continue
+			if err == nil {
+				if seen[rec.ID] {
+					continue
+				}
+				rec.Device = realDevice(rec.Device)
 			}
 			if !yield(rec, err) || err != nil {
 				return

@@ -9,6 +9,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/alicebob/miniredis/v2"
@@ -210,6 +211,18 @@ func TestMigratingInterleaved(t *testing.T) {
 		{"deleted by the opposite kind", "sign out on a node that was not deployed yet", func(t *testing.T, p *place) { p.opposite.Delete(ctx, p.rec.ID) }, gone},
 		{"the user's sessions ended by the same kind", "sign out everywhere", func(t *testing.T, p *place) { session.DeleteUser(ctx, p.m, "ann", "") }, gone},
 		{"the user's sessions ended by the opposite kind", "as above", func(t *testing.T, p *place) { session.DeleteUser(ctx, p.opposite, "ann", "") }, gone},
+		{"moved, and then the user's sessions ended by the same kind", "the marker of that move is still there, and a copy comes late", func(t *testing.T, p *place) {
+			load(t, p.m, p.token)
+			session.DeleteUser(ctx, p.m, "ann", "")
+		}, gone},
+		{"moved, and then the user's sessions ended by the opposite kind", "as above", func(t *testing.T, p *place) {
+			load(t, p.m, p.token)
+			session.DeleteUser(ctx, p.opposite, "ann", "")
+		}, gone},
+		{"moved, and then ended by a node that has dropped the old store", "as above, in the third roll-out", func(t *testing.T, p *place) {
+			load(t, p.m, p.token)
+			p.new.Delete(ctx, p.rec.ID)
+		}, gone},
 		{"changed by the same kind", "another request got there first", func(t *testing.T, p *place) { change(t, p.m, p.token, `{"n":2}`) }, data(`{"n":2}`)},
 		{"changed by the opposite kind", "it loads from the old store and saves there", func(t *testing.T, p *place) { change(t, p.opposite, p.token, `{"n":2}`) }, data(`{"n":2}`)},
 		{"changed twice, by both", "", func(t *testing.T, p *place) {
@@ -363,6 +376,80 @@ func TestMigratingSessionThatDoesNotFit(t *testing.T) {
 	}
 }
 
+// While it cannot be moved it is used where it is.
+func TestMigratingSessionThatIsHeldBack(t *testing.T) {
+	for _, tt := range []struct {
+		name, why string
+		old, new  storetest.Fault
+	}{
+		{"always changed", "others change it faster than it can be moved", storetest.Conflict(), nil},
+		{"its place is taken", "by a record that cannot be decoded, which no load finds and no save replaces", nil, storetest.Conflict()},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			old, new := storetest.NewFaulty(session.NewMemoryStore(nil)), storetest.NewFaulty(session.NewMemoryStore(nil))
+			want, token := create(t, old)
+			old.Set(storetest.Save, tt.old)
+			new.Set(storetest.Save, tt.new)
+			m := migrate(t, new, old)
+			if rec := load(t, m, token); string(rec.Data) != string(want.Data) || rec.Replaced {
+				t.Errorf("%s: %+v", tt.why, rec)
+			}
+			old.Heal()
+			rec := load(t, m, token)
+			rec.Data = []byte(`{"n":2}`)
+			if _, err := m.Save(t.Context(), rec); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+}
+
+// A move would take as long as the session has left.
+func TestMigratingSessionThatIsAboutToExpire(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		old, new := session.NewMemoryStore(nil), session.NewMemoryStore(nil)
+		defer old.Close()
+		defer new.Close()
+		m := migrate(t, new, old)
+		rec, token := create(t, old)
+		time.Sleep(time.Until(rec.Expires) - time.Second)
+		load(t, m, token)
+		if n, err := session.MoveAll(t.Context(), m); n != 0 || err != nil {
+			t.Errorf("moved %d, %v", n, err)
+		}
+		to, _ := session.As[session.Toucher](m)
+		if err := to.Touch(t.Context(), rec.ID, time.Now(), time.Now().Add(30*time.Minute)); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(time.Minute)
+		load(t, m, token)
+		if where := load(t, new, token); where.Replaced {
+			t.Errorf("%+v", where)
+		}
+	})
+}
+
+// A session that is half-way is seen by Scan.
+func TestMigratingScansHalfWay(t *testing.T) {
+	for n := 1; n <= moveCalls; n++ {
+		old, new := session.NewMemoryStore(nil), session.NewMemoryStore(nil)
+		rec, token := create(t, old)
+		f := dies(n)
+		migrate(t, watched(new, f), watched(old, f)).Load(t.Context(), token)
+		scanner, _ := session.As[session.Scanner](migrate(t, new, old))
+		found := 0
+		for got, err := range scanner.Scan(t.Context()) {
+			if err != nil || got.ID != rec.ID || got.Device != rec.Device {
+				t.Errorf("step %d: %+v, %v", n, got, err)
+			}
+			found++
+		}
+		if found != 1 {
+			t.Errorf("step %d: seen %d times", n, found)
+		}
+	}
+}
+
 // It stays where it has just come to, so that two kinds of nodes do not play
 // ball with it, and comes along when the deploy is over.
 func TestMigratingStaysForAnHour(t *testing.T) {
@@ -461,6 +548,62 @@ func TestMoveAll(t *testing.T) {
 	}
 }
 
+// What MoveAll could not move because it was changed it moves the next time.
+func TestMoveAllComesAgain(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		old, new := session.NewMemoryStore(nil), session.NewMemoryStore(nil)
+		defer old.Close()
+		defer new.Close()
+		_, token := create(t, old)
+		s := &step{left: 3, f: func() { // before the marker
+			rec := load(t, old, token)
+			rec.Data = []byte(`{"n":2}`)
+			if _, err := old.Save(t.Context(), rec); err != nil {
+				t.Error(err)
+			}
+		}}
+		if n, err := session.MoveAll(t.Context(), migrate(t, watched(new, s.fault), watched(old, s.fault))); n != 0 || err != nil {
+			t.Fatalf("moved %d, %v", n, err)
+		}
+		if got := devices(t, new, "ann"); len(got) != 0 {
+			t.Errorf("what was copied in vain is listed: %v", got)
+		}
+		time.Sleep(time.Minute)
+		if n, err := session.MoveAll(t.Context(), migrate(t, new, old)); n != 1 || err != nil {
+			t.Errorf("moved %d, %v", n, err)
+		}
+		if rec := load(t, new, token); string(rec.Data) != `{"n":2}` {
+			t.Errorf("%+v", rec)
+		}
+	})
+}
+
+// A long MoveAll moves what is there when its turn comes, not what was there
+// when it began.
+func TestMoveAllKeepsTouches(t *testing.T) {
+	old, new := session.NewMemoryStore(nil), session.NewMemoryStore(nil)
+	a, _ := create(t, old)
+	b, _ := create(t, old)
+	later := a.Expires.Add(10 * time.Minute)
+	s := &step{left: 4, f: func() { // one is moved up to its last step
+		for _, rec := range []*session.Record{a, b} {
+			old.Touch(t.Context(), rec.ID, rec.Seen, later)
+		}
+	}}
+	if n, err := session.MoveAll(t.Context(), migrate(t, watched(new, s.fault), watched(old, s.fault))); n != 2 || err != nil {
+		t.Fatalf("moved %d, %v", n, err)
+	}
+	touched := 0
+	for info := range new.List(t.Context(), "ann") {
+		if info.Expires.Equal(later) {
+			touched++
+		}
+	}
+	if touched != 1 {
+		t.Errorf("%d have the time of the touch, want the one that was moved after it", touched)
+	}
+}
+
 // Under load, through all of a roll-out: nothing is lost, nobody is signed out,
 // nobody comes back.
 func TestMigratingUnderLoad(t *testing.T) {
@@ -486,8 +629,10 @@ func TestMigratingConfig(t *testing.T) {
 		t.Fatal(err)
 	}
 	for name, stores := range map[string][2]session.Store{
-		"no to": {nil, memory}, "no from": {memory, nil}, "one store": {memory, memory},
-		"a client-side one": {memory, cookies}, "another": {cookies, memory},
+		"no to": {nil, memory}, "no from": {memory, nil}, "one store": {memory, memory}, "one store, once encrypted": {encrypt(t, memory, 1), memory},
+		"a move within a move":          {migrate(t, memory, session.NewMemoryStore(nil)), session.NewMemoryStore(nil)},
+		"a move within a move, as from": {session.NewMemoryStore(nil), encrypt(t, migrate(t, memory, session.NewMemoryStore(nil)), 1)},
+		"a client-side one":             {memory, cookies}, "another": {cookies, memory},
 	} {
 		if _, err := session.Migrating(stores[0], stores[1]); !errors.Is(err, session.ErrConfig) {
 			t.Errorf("%s: %v", name, err)

@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"iter"
+	"maps"
 	"net/url"
 	"slices"
 	"sync"
@@ -215,20 +216,20 @@ func (s *MemoryStore) DeleteUser(_ context.Context, user, keep string) (int, err
 func (s *MemoryStore) Scan(ctx context.Context) iter.Seq2[*Record, error] {
 	return func(yield func(*Record, error) bool) {
 		s.mu.RLock()
-		found := make([]*Record, 0, len(s.records))
-		for _, e := range s.records {
-			found = append(found, e.rec)
-		}
+		ids := slices.Collect(maps.Keys(s.records))
 		s.mu.RUnlock()
-		for _, rec := range found {
+		for _, id := range ids {
 			if err := ctx.Err(); err != nil {
 				yield(nil, err)
 				return
 			}
-			if rec.Replaced || rec.Expired(s.now()) {
+			s.mu.RLock()
+			e := s.records[id] // as it is now: what takes long to be yielded may have changed
+			s.mu.RUnlock()
+			if e == nil || e.rec.Replaced || e.rec.Expired(s.now()) {
 				continue
 			}
-			copied := *rec
+			copied := *e.rec
 			copied.Tag = nil
 			if !yield(&copied, nil) {
 				return
