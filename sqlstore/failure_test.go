@@ -380,25 +380,6 @@ func testClocks(t *testing.T, e *env) {
 	}
 }
 
-// mount makes a small disk, or skips the test.
-func mount(t *testing.T, size string) string {
-	t.Helper()
-	dir := filepath.Join(t.TempDir(), "disk")
-	if err := os.Mkdir(dir, 0o755); err != nil {
-		t.Fatal(err)
-	}
-	if err := syscall.Mount("tmpfs", dir, "tmpfs", 0, "mode=777,size="+size); err != nil {
-		t.Skipf("no small disk can be mounted: %v; run as root", err)
-	}
-	t.Cleanup(func() { syscall.Unmount(dir, syscall.MNT_DETACH) })
-	for up := dir; up != os.TempDir() && up != "/"; up = filepath.Dir(up) { // the server's user has to get there
-		if err := os.Chmod(up, 0o777); err != nil {
-			t.Fatal(err)
-		}
-	}
-	return dir
-}
-
 // fill takes all of a disk but a little.
 func fill(t *testing.T, dir string) (ballast string) {
 	t.Helper()

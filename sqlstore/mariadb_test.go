@@ -48,7 +48,7 @@ func testMariaDB(t *testing.T, server *servers.MariaDBServer, e *env) {
 		db := p.db(t)
 		p.exec(t, db, "SET GLOBAL autocommit = OFF")
 		defer p.exec(t, db, "SET GLOBAL autocommit = ON")
-		_, err := session.Open(t.Context(), p.url())
+		err := open(t, p.url())
 		misconfigured(t, "Open", err, "autocommit")
 	})
 	t.Run("a socket", func(t *testing.T) {
@@ -70,7 +70,7 @@ func testMariaDB(t *testing.T, server *servers.MariaDBServer, e *env) {
 		for _, s := range []*sqlstore.Store{s, mine} { // the first may write all the same
 			misconfigured(t, "Check", s.Check(t.Context()), "replica")
 		}
-		_, err := session.Open(t.Context(), p.url())
+		err := open(t, p.url())
 		misconfigured(t, "Open", err, "replica")
 		got := load(t, mine, token)
 		if _, err := mine.Save(t.Context(), got); err == nil || errors.Is(err, session.ErrNotFound) || errors.Is(err, session.ErrConflict) {

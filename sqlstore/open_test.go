@@ -3,6 +3,7 @@ package sqlstore_test
 import (
 	"errors"
 	"fmt"
+	"net/url"
 	"os"
 	"path/filepath"
 	"strings"
@@ -62,6 +63,25 @@ func TestURLs(t *testing.T) {
 	}
 }
 
+// open tells what is wrong with the database at a URL, also where the machine
+// is too busy for Open to wait until it is known.
+func open(t *testing.T, rawURL string) error {
+	t.Helper()
+	u, err := url.Parse(rawURL)
+	if err != nil {
+		t.Fatal(err)
+	}
+	q := u.Query()
+	q.Set("dial_timeout", "20s")
+	u.RawQuery = q.Encode()
+	s, err := session.Open(t.Context(), u.String())
+	if err != nil {
+		return err
+	}
+	defer session.Close(s)
+	return s.(*sqlstore.Store).Check(t.Context())
+}
+
 // What the database says to a wrong password, user or database must be mended,
 // and shows nothing.
 func testRefused(t *testing.T, e *env) {
@@ -75,7 +95,7 @@ func testRefused(t *testing.T, e *env) {
 		{"the user", scheme + "://nobody" + good + "@" + e.addr + "/" + servers.SQLUser},
 		{"the database", scheme + "://" + servers.SQLUser + good + "@" + e.addr + "/nowhere"},
 	} {
-		_, err := session.Open(t.Context(), tt.url)
+		err := open(t, tt.url)
 		misconfigured(t, tt.why, err, "password=env:NAME")
 		for _, s := range []string{secret, servers.SQLPassword} {
 			if err != nil && strings.Contains(fmt.Sprintf("%+v", err), s) {
@@ -95,12 +115,8 @@ func testRefused(t *testing.T, e *env) {
 func testRights(t *testing.T, e *env) {
 	p := e.place(t)
 	db := p.db(t)
-	open := func(user string) error {
-		s, err := session.Open(t.Context(), string(e.dialect)+"://"+user+":pw@"+e.addr+"/"+servers.SQLUser+"?migrate=true&table="+p.table)
-		if err == nil {
-			err = session.Close(s)
-		}
-		return err
+	as := func(user string) error {
+		return open(t, string(e.dialect)+"://"+user+":pw@"+e.addr+"/"+servers.SQLUser+"?migrate=true&table="+p.table)
 	}
 	name := func(user string) string {
 		if e.dialect == sqlstore.MySQL {
@@ -117,15 +133,15 @@ func testRights(t *testing.T, e *env) {
 			p.exec(t, db, "CREATE ROLE "+user+" LOGIN PASSWORD 'pw'")
 		}
 	}
-	misconfigured(t, "a user that cannot create tables", open(writer), "GRANT")
+	misconfigured(t, "a user that cannot create tables", as(writer), "GRANT")
 	s := p.open(t)
 	_, token := p.create(t, s, "ann")
 	for _, table := range []string{p.table, p.table + "_schema", p.table + "_lease"} {
 		p.exec(t, db, "GRANT SELECT ON "+table+" TO "+name(reader))
 		p.exec(t, db, "GRANT SELECT, INSERT, UPDATE, DELETE ON "+table+" TO "+name(writer))
 	}
-	misconfigured(t, "a user that only reads", open(reader), "GRANT")
-	if err := open(writer); err != nil {
+	misconfigured(t, "a user that only reads", as(reader), "GRANT")
+	if err := as(writer); err != nil {
 		t.Errorf("a user that writes: %v", err)
 	}
 	load(t, s, token)

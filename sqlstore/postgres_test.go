@@ -43,7 +43,7 @@ func testPostgreSQL(t *testing.T, server *servers.PostgresServer, e *env) {
 		p.open(t)
 		p.exec(t, db, "CREATE ROLE reads_only SUPERUSER LOGIN PASSWORD 'pw'")
 		p.exec(t, db, "ALTER ROLE reads_only SET default_transaction_read_only = on")
-		_, err := session.Open(t.Context(), "postgres://reads_only:pw@"+e.addr+"/"+servers.SQLUser+"?table="+p.table)
+		err := open(t, "postgres://reads_only:pw@"+e.addr+"/"+servers.SQLUser+"?table="+p.table)
 		misconfigured(t, "Open", err, "read-only")
 	})
 	t.Run("several hosts, one of them the primary", func(t *testing.T) {
@@ -78,7 +78,7 @@ func testPostgreSQL(t *testing.T, server *servers.PostgresServer, e *env) {
 			t.Fatal(err)
 		}
 		server.Restart(t)
-		_, err := session.Open(t.Context(), p.url())
+		err := open(t, p.url())
 		misconfigured(t, "Open", err, "replica")
 		misconfigured(t, "Check", s.Check(t.Context()), "replica")
 		rec, _ := p.record("ann")

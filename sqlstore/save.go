@@ -131,10 +131,10 @@ func (s *Store) create(ctx context.Context, w *write) error {
 		return err
 	}
 	switch {
-	case !f.live(w.now):
-		return errAgain // it went meanwhile
 	case w.made(&f):
 		return nil
+	case !f.live(w.now):
+		return errAgain // it went meanwhile
 	}
 	return session.ErrConflict
 }
@@ -169,12 +169,10 @@ func (s *Store) update(ctx context.Context, w *write) error {
 	switch {
 	case err != nil:
 		return err
-	case n > 0:
+	case n > 0, w.made(&f):
 		return nil
 	case !f.live(w.now):
 		return session.ErrNotFound
-	case w.made(&f):
-		return nil
 	case f.version.Int64 == w.version:
 		return errAgain // it went and was made anew between the two
 	}
@@ -194,5 +192,6 @@ func (f *found) live(now int64) bool { return f.version.Valid && f.expires.Int64
 
 // made tells whether the row is this write's, or one that followed it.
 func (w *write) made(f *found) bool {
-	return session.Trail(f.trail.String).Has(w.name, f.version.Int64-w.version-1)
+	trail := session.Trail(f.trail.String)
+	return len(trail) == session.TrailLen && trail.Has(w.name, f.version.Int64-w.version-1)
 }

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+	"time"
 
 	"github.com/distsession/session"
 )
@@ -90,17 +91,17 @@ func (s *Store) Migrate(ctx context.Context) error {
 	if err := run(ctx, conn, lock); err != nil {
 		return s.failure(ctx, "migrate: lock", err)
 	}
-	err = s.migrate(ctx, conn)
-	if err != nil && s.undo != "" {
-		unlock = statement{text: s.undo}
+	if err := s.migrate(ctx, conn); err != nil {
+		if s.undo != "" {
+			unlock = statement{text: s.undo}
+		}
+		// The connection goes back into the pool, and must not take the lock
+		// with it.
+		over, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Second)
+		defer cancel()
+		return s.failure(ctx, "migrate", errors.Join(err, run(over, conn, unlock)))
 	}
-	// The lock ends with the connection too, but that goes back into the pool.
-	over, cancel := context.WithTimeout(context.WithoutCancel(ctx), s.timeout)
-	defer cancel()
-	if e := run(over, conn, unlock); err == nil {
-		err = e
-	}
-	if err != nil {
+	if err := run(ctx, conn, unlock); err != nil {
 		return s.failure(ctx, "migrate", err)
 	}
 	return nil
