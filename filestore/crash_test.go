@@ -47,7 +47,7 @@ func writeUntilKilled(url, token string) error {
 	for range crashWriters {
 		go func() {
 			for {
-				if err := addOne(ctx, s, token); err != nil {
+				if err := touchAndAdd(ctx, s, token); err != nil {
 					errs <- err
 					return
 				}
@@ -58,9 +58,21 @@ func writeUntilKilled(url, token string) error {
 	return <-errs
 }
 
-// addOne adds one, and touches.
+// touchAndAdd is what a request does at most.
+func touchAndAdd(ctx context.Context, s session.Store, token string) error {
+	rec, err := s.Load(ctx, token)
+	if err != nil {
+		return err
+	}
+	if err := s.(session.Toucher).Touch(ctx, rec.ID, time.Now(), rec.Expires.Add(time.Millisecond)); err != nil {
+		return err
+	}
+	return addOne(ctx, s, token)
+}
+
+// addOne adds one by compare-and-set, however often it takes.
 func addOne(ctx context.Context, s session.Store, token string) error {
-	for {
+	for try := 1; ; try++ {
 		rec, err := s.Load(ctx, token)
 		if err != nil {
 			return err
@@ -69,13 +81,11 @@ func addOne(ctx context.Context, s session.Store, token string) error {
 		if err != nil {
 			return err
 		}
-		if err := s.(session.Toucher).Touch(ctx, rec.ID, time.Now(), rec.Expires.Add(time.Millisecond)); err != nil {
-			return err
-		}
 		rec.Data = []byte(strconv.Itoa(n + 1))
 		if _, err = s.Save(ctx, rec); !errors.Is(err, session.ErrConflict) {
 			return err
 		}
+		time.Sleep(rand.N(time.Duration(min(try, 20)) * 2 * time.Millisecond)) // be fair to the others
 	}
 }
 
