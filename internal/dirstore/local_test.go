@@ -143,10 +143,10 @@ func TestMark(t *testing.T) {
 	old := time.Now().Add(-48 * time.Hour)
 	must(os.Chtimes(filepath.Join(dir, "entry"), old, old))
 	must(tree.Mark(t.Context(), "entry"))
-	must(tree.Mark(t.Context(), "new"))
+	must(tree.Mark(t.Context(), "young"))
 	a, err := tree.ModTime(t.Context(), "entry")
 	must(err)
-	b, err := tree.ModTime(t.Context(), "new")
+	b, err := tree.ModTime(t.Context(), "young")
 	must(err)
 	if d := b.Sub(a).Abs(); d > time.Minute {
 		t.Errorf("marked again, it is %v older than a new one", d)
