@@ -82,14 +82,12 @@ type model struct {
 	id, token string
 	mu        sync.Mutex
 	waiting   []*turn
-	going     int  // operations that have not returned
 	visiting  int  // those that visit the stores one after the other
 	faults    bool // answers are lost, calls are late, nodes die
 	acked     int  // additions that were acknowledged
 	unknown   int  // additions whose answer was lost
 	ending    int  // operations that end the session, begun and not known to have failed
 	ended     bool // one has succeeded
-	replaced  bool // a sign-in replaced it: its marker may be loaded
 	hours     int
 }
 
@@ -306,7 +304,8 @@ func (o *op) handle(name string, s *session.MemoryStore) session.Store {
 				go func() {
 					<-arrives.take
 					call()
-					o.mu.Lock() // for the race detector: what it did comes before the next turn
+					o.mu.Lock()
+					//lint:ignore SA2001 for the race detector: what it did comes before the next turn
 					o.mu.Unlock()
 				}()
 				return errModelLost
