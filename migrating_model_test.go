@@ -72,7 +72,7 @@ type model struct {
 
 	// made counts how often a store got a record under the ID. One that was
 	// ended and made again may have the version that the one before had, and
-	// no compare-and-set tells the two apart (see the type migrating). A
+	// no compare-and-set tells the two apart (see migrating_move.go). A
 	// schedule in which that happens is void.
 	made map[string]int
 	void bool
