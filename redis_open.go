@@ -9,9 +9,9 @@ import (
 	"net/url"
 	"strconv"
 	"strings"
-	"sync"
 	"time"
 
+	"github.com/distsession/session/internal/later"
 	"github.com/redis/go-redis/v9"
 	"github.com/redis/go-redis/v9/maintnotifications"
 )
@@ -239,27 +239,17 @@ func logFindings(found []error) {
 
 // checkLater checks the server as soon as it answers.
 func (s *RedisStore) checkLater() {
-	ctx, cancel := context.WithCancel(context.Background())
-	var wg sync.WaitGroup
-	s.stop = func() { cancel(); wg.Wait() }
-	wg.Go(func() {
-		for pause := redisNextCheck; ; pause = min(2*pause, 30*time.Second) {
-			select {
-			case <-ctx.Done():
-				return
-			case <-time.After(pause):
-			}
-			one, cancel := context.WithTimeout(ctx, redisFirstCheck)
-			found, err := s.check(one)
-			cancel()
-			switch {
-			case errors.Is(err, errNotRedis), redis.IsAuthError(err):
-				slog.Error(fmt.Sprintf("session: redis: %v", s.redact(err)))
-				return
-			case err == nil:
-				logFindings(found)
-				return
-			}
+	s.stop = later.Until(redisNextCheck, func(ctx context.Context) bool {
+		ctx, cancel := context.WithTimeout(ctx, redisFirstCheck)
+		defer cancel()
+		found, err := s.check(ctx)
+		switch {
+		case errors.Is(err, errNotRedis), redis.IsAuthError(err):
+			slog.Error(fmt.Sprintf("session: redis: %v", s.redact(err)))
+			return true
+		case err == nil:
+			logFindings(found)
 		}
+		return err == nil
 	})
 }

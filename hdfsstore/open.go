@@ -8,19 +8,18 @@ import (
 	"net/url"
 	"strconv"
 	"strings"
-	"sync"
 	"time"
 
 	"github.com/distsession/session"
+	"github.com/distsession/session/internal/later"
 )
 
 func init() { session.Register("hdfs", open) }
 
 // The times of the check that Open begins with.
 const (
-	firstCheck     = 10 * time.Second
-	nextCheck      = 250 * time.Millisecond
-	nextCheckLimit = 30 * time.Second
+	firstCheck = 10 * time.Second
+	nextCheck  = 250 * time.Millisecond
 )
 
 const (
@@ -102,21 +101,14 @@ func checkAddr(addr string) bool {
 
 // checkLater checks the place as soon as it answers.
 func (s *Store) checkLater() {
-	ctx, cancel := context.WithCancel(context.Background())
-	var wg sync.WaitGroup
-	s.stop = func() { cancel(); wg.Wait() }
-	wg.Go(func() {
-		for pause := nextCheck; wait(ctx, pause) == nil; pause = min(2*pause, nextCheckLimit) {
-			one, cancel := context.WithTimeout(ctx, firstCheck)
-			err := s.Check(one)
-			cancel()
-			if err == nil {
-				return
-			}
-			if errors.Is(err, session.ErrConfig) {
-				slog.Error("session: hdfs: sessions cannot be kept there", "error", err)
-				return
-			}
+	s.stop = later.Until(nextCheck, func(ctx context.Context) bool {
+		ctx, cancel := context.WithTimeout(ctx, firstCheck)
+		defer cancel()
+		err := s.Check(ctx)
+		if errors.Is(err, session.ErrConfig) {
+			slog.Error("session: hdfs: sessions cannot be kept there", "error", err)
+			return true
 		}
+		return err == nil
 	})
 }

@@ -8,10 +8,10 @@ import (
 	"net/url"
 	"strconv"
 	"strings"
-	"sync"
 	"time"
 
 	"github.com/distsession/session"
+	"github.com/distsession/session/internal/later"
 )
 
 func init() {
@@ -152,27 +152,17 @@ func final(err error) bool {
 
 // checkLater checks the servers as soon as they answer.
 func (s *Store) checkLater() {
-	ctx, cancel := context.WithCancel(context.Background())
-	var wg sync.WaitGroup
-	s.stop = func() { cancel(); wg.Wait() }
-	wg.Go(func() {
-		for pause := nextCheck; ; pause = min(2*pause, 30*time.Second) {
-			select {
-			case <-ctx.Done():
-				return
-			case <-time.After(pause):
-			}
-			one, cancel := context.WithTimeout(ctx, firstCheck)
-			found, err := s.check(one)
-			cancel()
-			switch {
-			case final(err):
-				slog.Error("session: memcached: " + err.Error())
-				return
-			case err == nil:
-				logFindings(found)
-				return
-			}
+	s.stop = later.Until(nextCheck, func(ctx context.Context) bool {
+		ctx, cancel := context.WithTimeout(ctx, firstCheck)
+		defer cancel()
+		found, err := s.check(ctx)
+		switch {
+		case final(err):
+			slog.Error("session: memcached: " + err.Error())
+			return true
+		case err == nil:
+			logFindings(found)
 		}
+		return err == nil
 	})
 }

@@ -9,10 +9,10 @@ import (
 	"net/url"
 	"strconv"
 	"strings"
-	"sync"
 	"time"
 
 	"github.com/distsession/session"
+	"github.com/distsession/session/internal/later"
 )
 
 func init() {
@@ -160,24 +160,12 @@ func (s *Store) ready(ctx context.Context, migrate bool) error {
 }
 
 func (s *Store) readyLater(migrate bool) {
-	ctx, cancel := context.WithCancel(context.Background())
-	var wg sync.WaitGroup
-	s.stop = func() { cancel(); wg.Wait() }
-	wg.Go(func() {
-		for pause := nextCheck; ; pause = min(2*pause, 30*time.Second) {
-			select {
-			case <-ctx.Done():
-				return
-			case <-time.After(pause):
-			}
-			err := s.ready(ctx, migrate)
-			if err == nil || ctx.Err() != nil {
-				return
-			}
-			if isConfig(err) {
-				slog.Error("session: the database cannot be used; mend it and start again", "error", err)
-				return
-			}
+	s.stop = later.Until(nextCheck, func(ctx context.Context) bool {
+		err := s.ready(ctx, migrate)
+		if isConfig(err) && ctx.Err() == nil {
+			slog.Error("session: the database cannot be used; mend it and start again", "error", err)
+			return true
 		}
+		return err == nil
 	})
 }
