@@ -35,11 +35,23 @@ func (s *Store) explain(err error) error {
 	case errors.Is(err, fs.ErrPermission), isException(err, accessDenied):
 		return configError("the user %q may not use %s; let an administrator run: hdfs dfs -mkdir -p %s && hdfs dfs -chown %s %s && hdfs dfs -chmod 700 %s: %w",
 			user, root, root, user, root, root, err)
-	case s.tree.pool.options.KerberosClient == nil && strings.Contains(err.Error(), "unexpected sequence number"):
-		// The refusal of a user without proof is an answer to no call.
+	case s.tree.pool.options.KerberosClient == nil && refusedToTalk(err):
 		return fmt.Errorf("hdfsstore: the namenode refuses to talk; if it asks for Kerberos, set principal and keytab: %w", err)
 	}
 	return err
+}
+
+// refusedToTalk tells what the refusal of a user without proof looks like: it is
+// an answer to no call, or the connection ends before the call is written. (The
+// client keeps of its errors but the text.)
+func refusedToTalk(err error) bool {
+	text := err.Error()
+	for _, sign := range []string{"unexpected sequence number", "broken pipe", "connection reset", "EOF"} {
+		if strings.Contains(text, sign) {
+			return true
+		}
+	}
+	return false
 }
 
 // checkRoot makes sure of a directory that nobody else can change.
