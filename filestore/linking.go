@@ -287,6 +287,16 @@ func (p *linking) settle(ctx context.Context, dir string, name versionName, writ
 		case err != nil && !errors.Is(err, session.ErrNotFound):
 			return errors.Join(err, linkErr)
 		}
+		// What was read may be a late writer's, who found the name free because a
+		// higher version was there by then, and whose history may be a loser's. It
+		// counts only if it still is the highest.
+		again, err := p.list(ctx, dir)
+		if err != nil {
+			return errors.Join(err, unlessMissing(linkErr))
+		}
+		if now := again.newest(name.first); now == nil || *now != *top {
+			continue
+		}
 		switch history.At(top.version - name.version) {
 		case write:
 			if *top == name && !based {
