@@ -115,6 +115,9 @@ func New(store Store, opts *Options) (*Manager, error) {
 	if isNil(store) {
 		return nil, configError("the store is nil; make one with Open, or with a constructor such as NewMemoryStore")
 	}
+	if err := misconfiguration(store); err != nil {
+		return nil, err
+	}
 	for _, d := range []struct {
 		name string
 		d    time.Duration
