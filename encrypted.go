@@ -209,8 +209,10 @@ func (s *encrypted) cipher(key []byte, id string) (cipher.AEAD, error) {
 // loadAtLeast is LoadAtLeast of a store that answers from copies, and Load of
 // any other.
 func loadAtLeast(ctx context.Context, s Store, token string, version int64) (*Record, error) {
-	if a, ok := As[AtLeaster](s); ok && version > 0 {
-		return a.LoadAtLeast(ctx, token, version)
+	if version > 0 {
+		if a, ok := As[AtLeaster](s); ok {
+			return a.LoadAtLeast(ctx, token, version)
+		}
 	}
 	return s.Load(ctx, token)
 }

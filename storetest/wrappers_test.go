@@ -3,6 +3,7 @@ package storetest_test
 import (
 	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/alicebob/miniredis/v2"
 	"github.com/distsession/session"
@@ -110,4 +111,30 @@ func migratingThird(t *testing.T) storetest.Backend {
 	return nodes(clock, nil,
 		func() session.Store { return must[session.Store](t)(session.Migrating(new, old)) },
 		func() session.Store { return new })
+}
+
+func TestCached(t *testing.T)         { storetest.Run(t, cached) }
+func TestCachedOverHTTP(t *testing.T) { storetest.RunHTTP(t, cached) }
+
+func TestCachedNodes(t *testing.T)         { storetest.Run(t, cachedNodes) }
+func TestCachedNodesOverHTTP(t *testing.T) { storetest.RunHTTP(t, cachedNodes) }
+
+// cached is one node: whatever it does, it sees at once.
+func cached(t *testing.T) storetest.Backend {
+	clock := &storetest.Clock{}
+	s := session.Cached(session.NewMemoryStore(&session.MemoryOptions{Now: clock.Now}), &session.CachedOptions{Now: clock.Now})
+	return storetest.Backend{Open: func() session.Store { return s }, Advance: clock.Advance}
+}
+
+// cachedNodes are nodes with copies of their own.
+func cachedNodes(t *testing.T) storetest.Backend {
+	clock := &storetest.Clock{}
+	backup := session.NewMemoryStore(&session.MemoryOptions{Now: clock.Now})
+	return storetest.Backend{
+		Open: func() session.Store {
+			return session.Cached(backup, &session.CachedOptions{Now: clock.Now})
+		},
+		Advance:  clock.Advance,
+		MaxStale: time.Second,
+	}
 }
