@@ -10,38 +10,30 @@ import (
 // machine is suspended (clock_gettime(2), CLOCK_MONOTONIC), and the wall clock
 // can be set back.
 type instant struct {
-	real time.Time // both of the machine's clocks
-	told time.Time // what Now said; the zero time if it is time.Now
+	monotonic time.Duration // since the copies were made
+	wall      time.Time
+	told      time.Time // what Now says; wall if there is none
 }
 
 // setBack is by how much a wall clock must go backwards to have been set back:
-// its two readings and the monotonic clock's are not taken at once.
+// it and the monotonic clock are not read at once.
 const setBack = -time.Millisecond
 
 // forever is the age of what no clock can tell the age of.
 const forever = time.Duration(math.MaxInt64)
 
 func (c *copies) instant() instant {
-	at := instant{real: time.Now()}
-	if c.now != nil {
-		at.told = c.now()
+	now := time.Now()
+	at := instant{monotonic: now.Sub(c.born), wall: now.Round(0)}
+	if at.told = at.wall; c.now != nil {
+		at.told = c.now().Round(0)
 	}
 	return at
 }
 
-// clock is the time by which records expire.
-func (at instant) clock() time.Time {
-	if at.told.IsZero() {
-		return at.real
-	}
-	return at.told
-}
-
 // since is the longest that any clock says has passed from then to at.
 func (at instant) since(then instant) time.Duration {
-	monotonic := at.real.Sub(then.real)
-	wall := at.real.Round(0).Sub(then.real.Round(0))
-	told := at.told.Round(0).Sub(then.told.Round(0))
+	monotonic, wall, told := at.monotonic-then.monotonic, at.wall.Sub(then.wall), at.told.Sub(then.told)
 	if monotonic >= 0 && (wall < setBack || told < setBack) {
 		return forever
 	}

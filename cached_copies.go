@@ -18,6 +18,7 @@ import (
 type copies struct {
 	seed     maphash.Seed
 	shards   []shard
+	born     time.Time        // with the monotonic clock's reading
 	now      func() time.Time // nil: time.Now
 	maxStale time.Duration
 	limit    time.Duration // MaxStale and StaleIfDown: past it a copy is worth nothing
@@ -178,7 +179,7 @@ func (s *shard) read(id string, version int64, now instant) *Record {
 func (s *shard) usable(c *copied, version int64, now instant) bool {
 	return c.deletes >= s.deleted[c.user].Load() &&
 		(covers(c.rec.Version, version) || version == c.asked) &&
-		!c.rec.Expired(now.clock())
+		!c.rec.Expired(now.told)
 }
 
 func (s *shard) fresh(c *copied, now instant) bool {
@@ -188,7 +189,7 @@ func (s *shard) fresh(c *copied, now instant) bool {
 // spared tells whether the backup has just failed to check a copy that may be
 // read then: not every request needs to wait for it to fail again.
 func (s *shard) spared(c *copied, now instant) bool {
-	return !c.failed.real.IsZero() && now.since(c.failed) < min(s.maxStale, time.Second) && now.since(c.checked) < s.limit
+	return !c.failed.wall.IsZero() && now.since(c.failed) < min(s.maxStale, time.Second) && now.since(c.checked) < s.limit
 }
 
 // instead returns a copy that StaleIfDown allows in the place of a failure.
@@ -217,7 +218,7 @@ func (s *shard) loaded(rec *Record, l *sharedLoad, version int64) *Record {
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if old := s.records[l.id]; !s.overtaken(l.operation) && (old == nil || !old.checked.real.After(l.at.real)) {
+	if old := s.records[l.id]; !s.overtaken(l.operation) && (old == nil || old.checked.monotonic <= l.at.monotonic) {
 		s.put(c)
 	}
 	return kept

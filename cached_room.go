@@ -45,7 +45,7 @@ func (c *copies) makeRoom(maxBytes int) {
 	for n < maxShards && 2*n*shardBytes <= maxBytes {
 		n *= 2
 	}
-	c.seed = maphash.MakeSeed()
+	c.born, c.seed = time.Now(), maphash.MakeSeed()
 	c.shards = make([]shard, n)
 	for i := range c.shards {
 		s := &c.shards[i]
