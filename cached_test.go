@@ -578,7 +578,6 @@ func TestCachedAbilities(t *testing.T) {
 	}
 }
 
-
 func TestCachedConfiguration(t *testing.T) {
 	memory := session.NewMemoryStore(nil)
 	var none *session.MemoryStore
