@@ -90,7 +90,9 @@ const (
 // session's cookie (see VersionTransport), and LoadAtLeast passes over an older
 // copy. That takes a change that was saved before the response's header; not one
 // that was made after it began, and not one over Manager.Session and Commit.
-// Whoever forges the companion of their own session buys one load a request.
+// Whoever forges the companion of their own session buys no more than a load a
+// request. Of responses that overlap, the browser keeps the version of the one that
+// came last; what another one saved is then seen within MaxStale.
 //
 // # Expiry
 //

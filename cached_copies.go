@@ -47,7 +47,7 @@ type copied struct {
 	checked instant // before the backup was asked
 	deletes uint64  // before the backup was asked
 	user    int     // its group of users
-	asked   int64   // the version that the backup was asked for, and did not have
+	asked   int64   // a version that the backup was asked for and will not have while this copy lives
 	doubt   bool    // a save may have changed the record since
 	failed  instant // when the backup failed, instead of checking it again
 
@@ -100,6 +100,14 @@ func isContextError(err error) bool {
 // is the newer of two in different ones the numbers do not tell.
 func covers(have, want int64) bool {
 	return want <= 0 || have >= want && (have >= fromVersion) == (want >= fromVersion)
+}
+
+// outOfReach tells whether a record of version have will not be of version want
+// for as long as copies live: somebody invented it, or the session has moved from
+// one store to the other. To ask again would be in vain.
+func outOfReach(have, want int64) bool {
+	const ahead = 1 << 20 // nobody saves a session so often
+	return want-ahead > have || want > 0 && (have >= fromVersion) != (want >= fromVersion)
 }
 
 func (c *copies) shard(id string) *shard {
@@ -209,17 +217,21 @@ func (s *shard) instead(id string, version int64, failure error) (*Record, error
 	return &rec, nil
 }
 
-// loaded keeps what a load returned, unless it was overtaken.
+// loaded keeps what a load returned, unless it was overtaken. A copy that shows
+// less than what somebody has been shown goes all the same.
 func (s *shard) loaded(rec *Record, l *sharedLoad, version int64) *Record {
 	kept := keep(rec)
 	c := &copied{rec: kept, checked: l.at, deletes: l.deletes, user: s.group(kept.User)}
-	if !covers(kept.Version, version) {
+	if outOfReach(kept.Version, version) {
 		c.asked = version
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if old := s.records[l.id]; !s.overtaken(l.operation) && (old == nil || old.checked.monotonic <= l.at.monotonic) {
+	switch old := s.records[l.id]; {
+	case !s.overtaken(l.operation) && (old == nil || old.checked.monotonic <= l.at.monotonic):
 		s.put(c)
+	case old != nil && !covers(old.rec.Version, kept.Version):
+		s.remove(old)
 	}
 	return kept
 }

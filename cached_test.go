@@ -208,11 +208,13 @@ func TestCachedLoadAtLeast(t *testing.T) {
 			{2, 2, 0, "not any more"},
 			{1, 2, 0, "newer than asked for"},
 			{3, 2, 1, "never written: one look at the truth"},
-			{3, 2, 0, "the truth did not have it when it was asked"},
-			{3, 2, 0, "as often as one likes"},
-			{math.MaxInt64, 2, 1, "another one, another look"},
+			{3, 2, 1, "it may have been written since"},
+			{1000, 2, 1, "as above"},
+			{math.MaxInt64, 2, 1, "invented: one look at the truth"},
 			{math.MaxInt64, 2, 0, "and no more"},
-			{1 << 62, 2, 1, "of Migrating's other range"},
+			{1 << 40, 2, 1, "another one, another look"},
+			{1 << 62, 2, 1, "of Migrating's other range: one look"},
+			{1 << 62, 2, 0, "a session does not move back so soon"},
 			{2, 2, 0, "what is true is never in doubt"},
 		} {
 			rec, err := c.loadAtLeast(t.Context(), token, tt.version)
