@@ -401,3 +401,133 @@ func TestCachedAtOnce(t *testing.T) {
 		}
 	}
 }
+
+// The rest of what may come in between.
+func TestCachedMoreThatIsOvertaken(t *testing.T) {
+	for name, test := range map[string]func(t *testing.T, c *cache, gate *storetest.Gate){
+		"a load by a save whose answer is lost": func(t *testing.T, c *cache, gate *storetest.Gate) {
+			_, token := create(t, c.memory)
+			rec := load(t, c.memory, token)
+			c.backup.Set(storetest.Load, storetest.Nth(1, gate.After))
+			done := make(chan error)
+			go func() { _, err := c.Load(t.Context(), token); done <- err }()
+			<-gate.Arrived()
+			c.backup.Set(storetest.Save, storetest.LoseAnswer(errAway))
+			rec.Data = []byte(`{"n":2}`)
+			_, err := c.Save(t.Context(), rec)
+			wantErr(t, "save", err, errAway)
+			gate.Open()
+			if err := <-done; err != nil {
+				t.Error(err)
+			}
+			c.loads()
+			c.shows(t, "afterwards", token, `{"n":2}`, 1)
+		},
+		"a load that finds nothing by a create": func(t *testing.T, c *cache, gate *storetest.Gate) {
+			rec, token := draft()
+			c.backup.Set(storetest.Load, storetest.Nth(1, gate.After))
+			done := make(chan error)
+			go func() { _, err := c.Load(t.Context(), token); done <- err }()
+			<-gate.Arrived()
+			mustSave(t, c, rec)
+			gate.Open()
+			wantErr(t, "the load", <-done, session.ErrNotFound)
+			c.loads()
+			c.shows(t, "afterwards", token, `{"n":1}`, 0)
+		},
+		"a touch by a delete": func(t *testing.T, c *cache, gate *storetest.Gate) {
+			rec, _ := create(t, c.memory)
+			toucher, _ := session.As[session.Toucher](c.Store)
+			touch := func() error {
+				return toucher.Touch(t.Context(), rec.ID, rec.Seen.Add(time.Minute), rec.Expires.Add(time.Minute))
+			}
+			c.backup.Set(storetest.Touch, storetest.Nth(1, gate.After))
+			done := make(chan error)
+			go func() { done <- touch() }()
+			<-gate.Arrived()
+			if err := c.Delete(t.Context(), rec.ID); err != nil {
+				t.Fatal(err)
+			}
+			late := make(chan error)
+			go func() { late <- touch() }()
+			synctest.Wait()
+			gate.Open()
+			if err := <-done; err != nil {
+				t.Error(err)
+			}
+			wantErr(t, "a touch that came after the delete", <-late, session.ErrNotFound)
+		},
+		"a copy by a touch that finds nothing": func(t *testing.T, c *cache, _ *storetest.Gate) {
+			rec, token := create(t, c)
+			if err := c.memory.Delete(t.Context(), rec.ID); err != nil {
+				t.Fatal(err)
+			}
+			toucher, _ := session.As[session.Toucher](c.Store)
+			err := toucher.Touch(t.Context(), rec.ID, rec.Seen.Add(time.Minute), rec.Expires.Add(time.Minute))
+			wantErr(t, "touch", err, session.ErrNotFound)
+			_, err = c.Load(t.Context(), token)
+			wantErr(t, "load", err, session.ErrNotFound)
+		},
+		"a load by its own request, which gives up": func(t *testing.T, c *cache, _ *storetest.Gate) {
+			_, token := create(t, c)
+			time.Sleep(10 * time.Minute)
+			c.backup.Set(storetest.Load, storetest.Stall())
+			ctx, cancel := context.WithCancel(t.Context())
+			done := make(chan error)
+			go func() { _, err := c.Load(ctx, token); done <- err }()
+			synctest.Wait()
+			cancel()
+			wantErr(t, "load", <-done, context.Canceled) // and not what StaleIfDown is for
+			hurried, cancel := context.WithTimeout(t.Context(), time.Second)
+			defer cancel()
+			if rec, err := c.Load(hurried, token); err != nil || rec.Version != 1 {
+				t.Errorf("the backup stalls: %+v, %v", rec, err)
+			}
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				test(t, newCache(t, &session.CachedOptions{MaxStale: 10 * time.Minute, StaleIfDown: time.Hour}), storetest.NewGate())
+			})
+		})
+	}
+}
+
+// A Tag serves one Save: that of the request whose load it came with. What a copy
+// has in its place is not the backup's business.
+func TestCachedTags(t *testing.T) {
+	tags := &tagged{Store: session.NewMemoryStore(nil)}
+	s := session.Cached(tags, nil)
+	rec, token := draft()
+	mustSave(t, tags.Store, rec)
+	first, second := load(t, s, token), load(t, s, token)
+	for _, rec := range []*session.Record{first, second} {
+		if _, err := s.Save(t.Context(), rec); err != nil && !errors.Is(err, session.ErrConflict) {
+			t.Fatal(err)
+		}
+		if second.Tag == nil {
+			t.Error("Save has changed the record")
+		}
+	}
+	if len(tags.saved) != 2 || tags.saved[0] != "a tag" || tags.saved[1] != nil {
+		t.Errorf("saved with the tags %v", tags.saved)
+	}
+}
+
+type tagged struct {
+	session.Store
+	saved []any
+}
+
+func (s *tagged) Load(ctx context.Context, token string) (*session.Record, error) {
+	rec, err := s.Store.Load(ctx, token)
+	if err == nil {
+		rec.Tag = "a tag"
+	}
+	return rec, err
+}
+
+func (s *tagged) Save(ctx context.Context, rec *session.Record) (string, error) {
+	s.saved = append(s.saved, rec.Tag)
+	return s.Store.Save(ctx, rec)
+}
