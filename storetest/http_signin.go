@@ -106,6 +106,7 @@ func renewKeeps(t *place) {
 	if b.token() == old.token() || a.ID == before.ID {
 		t.Errorf("Renew left the token or the ID")
 	}
+	t.settle()
 	for _, n := range []*node{one, two} {
 		got := b.see(n, "/read")
 		got.shows(t, "after Renew", "alice", "book")
@@ -460,6 +461,7 @@ func maxSessions(t *place) {
 	}
 	other := t.browser()
 	other.see(one, "/signin?user=bob")
+	t.settle()
 	for i, want := range []string{"", "", "alice", "alice"} {
 		for _, n := range []*node{one, two} {
 			if a := browsers[i].see(n, "/read"); a.User != want {
