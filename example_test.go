@@ -323,6 +323,37 @@ func ExampleEncrypted() {
 	// the application: {"card":"4242"}
 }
 
+// Sessions in the node's own memory: a copy is read for up to MaxStale, and the
+// backup, which all nodes share, has the truth. A change goes to both.
+func ExampleCached() {
+	ctx := context.Background()
+	database := session.NewMemoryStore(nil) // in a program: what Open returned
+	one := session.Cached(database, &session.CachedOptions{MaxStale: time.Minute})
+	two := session.Cached(database, &session.CachedOptions{MaxStale: time.Minute})
+
+	token := session.NewToken()
+	_, err := one.Save(ctx, &session.Record{
+		ID: session.ID(token), Expires: time.Now().Add(time.Hour), Data: []byte(`{"cart":["tea"]}`),
+	})
+	if err != nil {
+		log.Fatal(err)
+	}
+	rec, _ := two.Load(ctx, token) // has a copy now
+	rec.Data = []byte(`{"cart":["tea","milk"]}`)
+	if _, err = one.Save(ctx, rec); err != nil {
+		log.Fatal(err)
+	}
+	rec, _ = two.Load(ctx, token)
+	fmt.Printf("anybody may see for a minute: %s\n", rec.Data)
+	// The manager knows which version this browser has seen.
+	loader, _ := session.As[session.AtLeaster](two)
+	rec, _ = loader.LoadAtLeast(ctx, token, 2)
+	fmt.Printf("who has changed it sees:      %s\n", rec.Data)
+	// Output:
+	// anybody may see for a minute: {"cart":["tea"]}
+	// who has changed it sees:      {"cart":["tea","milk"]}
+}
+
 // From one backend to another while both are in use: this is what a node does
 // in the second roll-out, once every node has had Migrating(old, new).
 func ExampleMigrating() {

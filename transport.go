@@ -11,7 +11,7 @@ import (
 
 // Transport carries the token in HTTP. An implementation may say how long a
 // token it carries with MaxToken() int: a commit whose token is longer is
-// ErrTooLarge.
+// ErrTooLarge. It may be a VersionTransport.
 type Transport interface {
 	// Token returns what the client sent, "" if nothing usable.
 	Token(r *http.Request) string
@@ -30,6 +30,9 @@ type Transport interface {
 
 // CookieTransport carries the token in a cookie, HttpOnly always. The zero
 // value is "__Host-session" with Path=/, Secure and SameSite=Lax.
+//
+// Over a store that answers from copies a second cookie goes with it, of the same
+// name with ".v" after it and the same attributes (see VersionTransport).
 //
 // Only the exact name is read. If two cookies of that name differ, neither is:
 // a sibling domain may have planted one, and a browser does not say which.
