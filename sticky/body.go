@@ -62,9 +62,9 @@ type replayBody struct {
 
 	mu   sync.Mutex
 	kept []byte
-	lost bool          // more was read than is kept
-	end  error         // of src
-	busy bool          // a Read of src runs
+	lost bool  // more was read than is kept
+	end  error // of src
+	busy bool  // a Read of src runs
 	now  *attemptBody
 }
 

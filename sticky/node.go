@@ -29,30 +29,30 @@ type node struct {
 	fails    window
 
 	// Guarded by Proxy.mu.
-	weight   float64
-	maxIn    int // as in Node
-	health   healthState
-	proven   bool // a check or a request has succeeded once
-	okRun    int
-	failRun  int
-	since    time.Time // of health
-	reason   string    // of health, for people
-	ramp     *ramp
-	drain    drainState
-	until    time.Time // of drainKeep
-	timer    *time.Timer
-	filed    string // the drain that the configuration file last asked for
-	removed  bool
-	cookie   string // newest
-	cookies  []string
+	weight  float64
+	maxIn   int // as in Node
+	health  healthState
+	proven  bool // a check or a request has succeeded once
+	okRun   int
+	failRun int
+	since   time.Time // of health
+	reason  string    // of health, for people
+	ramp    *ramp
+	drain   drainState
+	until   time.Time // of drainKeep
+	timer   *time.Timer
+	filed   string // the drain that the configuration file last asked for
+	removed bool
+	cookie  string // newest
+	cookies []string
 }
 
 type healthState uint8
 
 const (
-	healthUp healthState = iota
-	healthNew            // added, not checked yet
-	healthLeaving        // its health path says 503
+	healthUp      healthState = iota
+	healthNew                 // added, not checked yet
+	healthLeaving             // its health path says 503
 	healthDown
 )
 

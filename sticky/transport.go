@@ -26,7 +26,7 @@ func (p *Proxy) newTransport() *http.Transport {
 			}
 			return &countedConn{Conn: c}, nil
 		},
-		TLSClientConfig: p.o.TLS.Clone(),
+		TLSClientConfig:        p.o.TLS.Clone(),
 		TLSHandshakeTimeout:    p.o.DialTimeout,
 		MaxIdleConnsPerHost:    256,
 		IdleConnTimeout:        p.o.IdleTimeout,
@@ -129,4 +129,3 @@ func isTimeout(err error) bool {
 	var t interface{ Timeout() bool }
 	return errors.As(err, &t) && t.Timeout()
 }
-
