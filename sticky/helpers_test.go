@@ -254,6 +254,7 @@ func (m *member) Addr() net.Addr { return &net.TCPAddr{} }
 // proxy over the whole cluster.
 func (c *cluster) proxy(o sticky.Options, ids ...string) *sticky.Proxy {
 	o.Dial = c.dial
+	c.t.Cleanup(func() { time.Sleep(time.Minute) }) // net/http's own dials end by themselves
 	return newProxy(c.t, named(ids...), o)
 }
 
@@ -284,4 +285,11 @@ func raw(t testing.TB, addr, text string) string {
 	c.(*net.TCPConn).CloseWrite()
 	b, _ := io.ReadAll(bufio.NewReader(c))
 	return string(b)
+}
+
+// failDial is a dial that this machine cannot make.
+func failDial() func(context.Context, string, string) (net.Conn, error) {
+	return func(ctx context.Context, network, addr string) (net.Conn, error) {
+		return nil, &net.OpError{Op: "dial", Net: network, Err: os.NewSyscallError("socket", syscall.EMFILE)}
+	}
 }
