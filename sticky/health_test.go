@@ -2,7 +2,9 @@ package sticky_test
 
 import (
 	"fmt"
+	"io"
 	"net/http"
+	"strings"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -32,7 +34,7 @@ func expectState(t *testing.T, p *sticky.Proxy, id, want, when string) {
 func TestChecks(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		c := newCluster(t, "a", "b")
-		p := c.proxy(sticky.Options{Health: checked}, "a", "b")
+		p := c.proxy(sticky.Options{Health: checked, Keys: [][]byte{key(1)}}, "a", "b")
 		wait(moment)
 		expectState(t, p, "a", "up", "at first")
 
@@ -66,7 +68,7 @@ func TestChecks(t *testing.T) {
 		c.at("a").setHealth(503)
 		wait(time.Second)
 		expectState(t, p, "a", "leaving", "503 once")
-		if got := serve(p, request("GET", v4(1), withCookie("affinity="+affinityOf(t, p, "a")))); got.Body.String() != "b" {
+		if got := serve(p, request("GET", v4(1), withCookie("affinity="+sticky.CookieValue(key(1), "a")))); got.Body.String() != "b" {
 			t.Errorf("%s served though a is leaving", got.Body)
 		}
 		c.at("a").set(refuses)
@@ -76,19 +78,6 @@ func TestChecks(t *testing.T) {
 		expectState(t, p, "a", "down", "gone")
 		expectState(t, p, "b", "up", "at the end")
 	})
-}
-
-// affinityOf is the cookie of a node, learnt by asking.
-func affinityOf(t *testing.T, p http.Handler, id string) string {
-	t.Helper()
-	for range 200 {
-		w := serve(p, request("GET", "192.0.2.1:1"))
-		if w.Body.String() == id {
-			return w.Result().Cookies()[0].Value
-		}
-	}
-	t.Skipf("200 new users, and none on %s", id)
-	return ""
 }
 
 func TestCheckTimesOut(t *testing.T) {
@@ -194,7 +183,27 @@ func TestHeaderTimeoutsWithinAWindow(t *testing.T) {
 }
 
 // hang does not answer until the client goes.
-func hang(w http.ResponseWriter, r *http.Request) { <-r.Context().Done() }
+func hang(w http.ResponseWriter, r *http.Request) {
+	io.Copy(io.Discard, r.Body)
+	<-r.Context().Done()
+}
+
+// A node that takes no more of the body is not waited for either.
+func TestNodeTakesNoBody(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := newCluster(t, "a")
+		p := c.proxy(sticky.Options{Health: unchecked, HeaderTimeout: time.Second}, "a")
+		stop := make(chan struct{})
+		c.at("a").handle(func(w http.ResponseWriter, r *http.Request) { <-stop })
+		r := request("POST", v4(1))
+		r.Body, r.ContentLength = io.NopCloser(strings.NewReader(strings.Repeat("x", 1<<20))), 1<<20
+		begin := time.Now()
+		if w := serve(p, r); w.Code != http.StatusGatewayTimeout || time.Since(begin) > 2*time.Second {
+			t.Errorf("%d after %v; want 504 after a second", w.Code, time.Since(begin))
+		}
+		close(stop)
+	})
+}
 
 // What this process ran out of is no node's fault.
 func TestOwnShortageCountsForNobody(t *testing.T) {
