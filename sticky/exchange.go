@@ -152,7 +152,7 @@ func (x *exchange) nextRank() bool {
 	if !x.keyed {
 		x.key, x.keyed = x.userKey(), true
 	}
-	for changed := 0; changed < 8; {
+	for {
 		t := p.table.Load()
 		var now time.Time
 		if t.ramps {
@@ -182,10 +182,12 @@ func (x *exchange) nextRank() bool {
 			x.full = true
 			x.tried = append(x.tried, n)
 		case closed:
-			changed++ // the table has changed meanwhile
+			// The node is just being taken out: its gate is closed, and the new
+			// table will be there when whoever does it lets go of the lock.
+			p.mu.Lock()
+			p.mu.Unlock()
 		}
 	}
-	return false
 }
 
 // userKey tells users apart where nothing pins them. In cookie mode it is the
