@@ -103,14 +103,15 @@ func (b *balancer) server(h http.Handler) *http.Server {
 func (b *balancer) serve(ctx context.Context) error {
 	defer b.close()
 	failed := make(chan error, 2)
+	overTLS := b.s.tlsCert != "" // Serve gives the server a TLSConfig of its own
 	go func() {
-		if b.users.TLSConfig != nil {
+		if overTLS {
 			failed <- b.users.ServeTLS(b.at, "", "")
 		} else {
 			failed <- b.users.Serve(b.at)
 		}
 	}()
-	b.logger.Info("listening", "address", b.at.Addr().String(), "tls", b.users.TLSConfig != nil)
+	b.logger.Info("listening", "address", b.at.Addr().String(), "tls", overTLS)
 	if b.admin != nil {
 		go func() { failed <- b.admin.Serve(b.adminAt) }()
 		b.logger.Info("admin page", "url", "http://"+b.adminAt.Addr().String()+"/-/status")
