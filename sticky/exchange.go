@@ -248,7 +248,19 @@ func (x *exchange) modify(res *http.Response) error {
 		x.node.upgraded.Add(1)
 	}
 	x.setCookie(res)
+	if x.chunked() && res.StatusCode != http.StatusSwitchingProtocols {
+		res.Header.Set("Connection", "close")
+	}
 	return nil
+}
+
+// chunked tells whether the connection must be closed after the answer. A
+// request with a length as well as a coding is read by the coding alone, and
+// what follows it may be a request that somebody smuggled (RFC 9112, 6.3).
+// net/http hides the length, so every chunked request of HTTP/1 is treated so;
+// browsers send none.
+func (x *exchange) chunked() bool {
+	return x.in.ProtoMajor == 1 && len(x.in.TransferEncoding) > 0
 }
 
 var errClosing = errors.New("sticky: shutting down")
@@ -278,11 +290,14 @@ func (x *exchange) setCookie(res *http.Response) {
 func (x *exchange) refuse(w http.ResponseWriter) {
 	x.err = errNoNode
 	x.p.total.unserved.Add(1)
-	unavailable(w)
+	x.unavailable(w)
 }
 
-func unavailable(w http.ResponseWriter) {
+func (x *exchange) unavailable(w http.ResponseWriter) {
 	h := w.Header()
+	if x.chunked() {
+		h.Set("Connection", "close")
+	}
 	h.Set("Retry-After", strconv.Itoa(retryAfter))
 	h.Set("Cache-Control", "no-store")
 	http.Error(w, "503 Service Unavailable", http.StatusServiceUnavailable)
@@ -297,11 +312,10 @@ func (x *exchange) fail(w http.ResponseWriter, r *http.Request, err error) {
 	status := http.StatusBadGateway
 	switch bad := x.bodyError(); {
 	case errors.Is(err, errClosing):
-		unavailable(w)
+		x.unavailable(w)
 		return
 	case bad != nil:
 		status = statusOfBody(bad)
-		w.Header().Set("Connection", "close")
 	case canceled(r.Context()):
 		x.p.total.canceled.Add(1)
 	case isTimeout(err):
@@ -309,6 +323,9 @@ func (x *exchange) fail(w http.ResponseWriter, r *http.Request, err error) {
 		n.count.failures.Add(1)
 	default:
 		n.count.failures.Add(1)
+	}
+	if status < 500 || x.chunked() {
+		w.Header().Set("Connection", "close")
 	}
 	if status >= 500 {
 		x.p.o.Logger.Debug("sticky: no answer", "node", n.id, "method", r.Method, "error", err)
