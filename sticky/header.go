@@ -170,6 +170,15 @@ func isUpgrade(h http.Header) bool {
 	return found
 }
 
+func printable(s string) bool {
+	for i := range len(s) {
+		if s[i] < ' ' || s[i] > '~' {
+			return false
+		}
+	}
+	return true
+}
+
 // An event stream never ends by itself, like an upgraded connection.
 func acceptsEvents(h http.Header) bool {
 	for _, v := range h["Accept"] {

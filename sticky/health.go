@@ -107,16 +107,23 @@ func (p *Proxy) checked(n *node, result checkResult, why string) {
 }
 
 // failed takes a request's failure. sent tells whether the node got any of it.
+//
+// Only what a client cannot cause by itself takes a node out: a connection that
+// is not taken, and silence to everybody. A node that closes the connection may
+// just have a handler that panics; whoever knows its address could otherwise
+// take out one node after the other. For the same reason an answer to anybody
+// ends the count of silences: a slow page is no dead node.
 func (p *Proxy) failed(n *node, err error, sent bool) {
-	if ours(err) {
-		return
-	}
-	now := time.Now()
+	dial := !sent && isDial(err)
 	switch {
-	case !sent && isDial(err) && refused(err):
+	case ours(err):
+		return
+	case dial && refused(err):
 		n.count.refused.Add(1)
-	case n.fails.add(now, p.o.Health.Fails, p.o.Health.Window):
-		err = fmt.Errorf("%d requests without an answer within %v, the last: %w", p.o.Health.Fails, p.o.Health.Window, err)
+	case !dial && !isTimeout(err):
+		return
+	case n.fails.add(time.Now(), p.o.Health.Fails, p.o.Health.Window):
+		err = fmt.Errorf("%d requests in a row without an answer within %v, the last: %w", p.o.Health.Fails, p.o.Health.Window, err)
 	default:
 		return
 	}

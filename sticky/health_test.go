@@ -182,6 +182,48 @@ func TestHeaderTimeoutsWithinAWindow(t *testing.T) {
 	})
 }
 
+// What a client can cause takes no node out: a page that is slow while others
+// are not, and a handler that panics, which closes the connection.
+func TestPagesTakeNoNodeOut(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := newCluster(t, "a", "b")
+		p := c.proxy(sticky.Options{By: sticky.ByIP(), Health: checked, HeaderTimeout: time.Second}, "a", "b")
+		wait(moment)
+		user := userOf(t, p, "a")
+		for _, id := range []string{"a", "b"} {
+			c.at(id).handle(func(w http.ResponseWriter, r *http.Request) {
+				switch r.URL.Path {
+				case "/slow":
+					hang(w, r)
+				case "/panic":
+					panic(http.ErrAbortHandler)
+				}
+			})
+		}
+		at := func(path string) *http.Request {
+			return request("POST", user, func(r *http.Request) { r.URL.Path = path })
+		}
+		for range 10 {
+			if w := serve(p, at("/panic")); w.Code != 502 {
+				t.Errorf("/panic: %d", w.Code)
+			}
+			if w := serve(p, at("/slow")); w.Code != 504 {
+				t.Errorf("/slow: %d", w.Code)
+			}
+			if w := serve(p, at("/")); w.Code != 200 {
+				t.Errorf("/: %d", w.Code)
+			}
+		}
+		for range 10 {
+			get := at("/panic")
+			get.Method = "GET"
+			serve(p, get)
+		}
+		expectState(t, p, "a", "up", "after all that")
+		expectState(t, p, "b", "up", "after all that")
+	})
+}
+
 // hang does not answer until the client goes.
 func hang(w http.ResponseWriter, r *http.Request) {
 	io.Copy(io.Discard, r.Body)

@@ -158,10 +158,11 @@ func (q *quiet) wait(ctx context.Context, cond func() bool) error {
 	}
 }
 
-// window counts failures of the last while.
+// window counts failures of the last while, in a row.
 type window struct {
-	mu sync.Mutex
-	at []time.Time
+	some atomic.Bool
+	mu   sync.Mutex
+	at   []time.Time
 }
 
 // add tells whether there were now as many as limit within the span.
@@ -172,11 +173,16 @@ func (w *window) add(now time.Time, limit int, span time.Duration) bool {
 		w.at = append(w.at[:0], w.at[1:]...)
 	}
 	w.at = append(w.at, now)
+	w.some.Store(true)
 	return len(w.at) == limit && now.Sub(w.at[0]) <= span
 }
 
 func (w *window) clear() {
+	if !w.some.Load() {
+		return
+	}
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.at = w.at[:0]
+	w.some.Store(false)
 }

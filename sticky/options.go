@@ -202,8 +202,10 @@ type Health struct {
 	// that was added takes its first users after one.
 	Rise int
 
-	// Fails is how many requests that got no answer take a node out, within
-	// Window; 0 is 3. A refused connection takes it out at once.
+	// Fails is how many requests that waited for an answer, or a connection, in
+	// vain take a node out: within Window, and none answered in between; 0 is 3. A
+	// refused connection takes it out at once. A connection that is closed without
+	// an answer counts for nothing: a handler that panics does that.
 	Fails int
 
 	// Window for Fails; 0 is 10 seconds.

@@ -84,6 +84,11 @@ func (p *Proxy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		http.Error(w, "CONNECT is for forward proxies", http.StatusMethodNotAllowed)
 		return
 	}
+	upgrade := isUpgrade(r.Header)
+	if upgrade && !printable(r.Header.Get("Upgrade")) {
+		http.Error(w, "Upgrade names no protocol", http.StatusBadRequest)
+		return
+	}
 	p.total.requests.Add(1)
 	p.inFlight.Add(1)
 	x := p.exchanges.Get().(*exchange)
@@ -93,7 +98,7 @@ func (p *Proxy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		x.refuse(w)
 		return
 	}
-	if isUpgrade(r.Header) || acceptsEvents(r.Header) {
+	if upgrade || acceptsEvents(r.Header) {
 		ctx, cancel := context.WithCancel(r.Context())
 		defer cancel()
 		x.cancel = cancel

@@ -28,6 +28,7 @@ func (x *exchange) RoundTrip(out *http.Request) (*http.Response, error) {
 			n.count.replays.Add(int64(f.tries - 1))
 		}
 		if err == nil {
+			n.fails.clear()
 			cleanConnection(res.Header)
 			return res, nil
 		}
