@@ -28,14 +28,19 @@ func (x *exchange) prepareBody(out *http.Request) (replayable bool) {
 		}
 		return replayable
 	}
-	x.body = &replayBody{src: out.Body}
-	if idempotent && retry.MaxBody > 0 && out.ContentLength <= int64(retry.MaxBody) {
+	idempotent = idempotent && retry.MaxBody > 0 && out.ContentLength <= int64(retry.MaxBody)
+	x.body = &replayBody{src: out.Body, limit: unsent}
+	if idempotent {
 		x.body.limit = retry.MaxBody
 	}
 	out.Body = x.body.attempt()
 	out.GetBody = nil
 	return idempotent
 }
+
+// unsent is how much of any body is kept: net/http reads up to a buffer of 4 KiB
+// before it writes, and a dead connection has then taken nothing.
+const unsent = 4 << 10
 
 // replayedByHTTP tells whether net/http's transport would send a request without
 // a body once more when a kept connection dies.
@@ -123,8 +128,9 @@ func (a *attemptBody) Read(p []byte) (int, error) {
 	b.busy = false
 	a.off += n
 	if b.end = err; n > 0 {
-		b.lost = b.lost || len(b.kept)+n > b.limit
-		if !b.lost {
+		if b.lost = b.lost || len(b.kept)+n > b.limit; b.lost {
+			b.kept = nil
+		} else {
 			b.kept = append(b.kept, p[:n]...)
 		}
 	}

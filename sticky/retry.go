@@ -18,15 +18,14 @@ func (x *exchange) RoundTrip(out *http.Request) (*http.Response, error) {
 	f := &flight{}
 	f.watch(httptrace.ContextClientTrace(out.Context()))
 	req := out
+	var stale *node // whose kept connection was dead before anything was sent
 	for attempts := 0; ; {
 		n := x.node
 		f.start()
 		where := n.where.Load()
 		req.URL.Scheme, req.URL.Host = where.Scheme, where.Host
 		res, err := x.transport(n).RoundTrip(req)
-		if f.tries > 1 {
-			n.count.replays.Add(int64(f.tries - 1))
-		}
+		n.count.replays.Add(f.replays())
 		if err == nil {
 			n.fails.clear()
 			cleanConnection(res.Header)
@@ -36,8 +35,11 @@ func (x *exchange) RoundTrip(out *http.Request) (*http.Response, error) {
 			return nil, err // not the node's fault
 		}
 		sent := f.sent(err, n.own != nil)
-		p.failed(n, err, sent)
-		if sent || !refused(err) { // that is quick to find out, and then known
+		again := !sent && f.connected() && stale != n && !isTimeout(err)
+		if !again {
+			p.failed(n, err, sent)
+		}
+		if !again && (sent || !refused(err)) { // a refusal is quick to find out, and then known
 			attempts++
 		}
 		switch {
@@ -51,10 +53,15 @@ func (x *exchange) RoundTrip(out *http.Request) (*http.Response, error) {
 			p.total.overBudget.Add(1)
 			return nil, err
 		}
-		if !x.another() {
+		switch {
+		case again:
+			stale = n // the node itself may be well
+			n.count.replays.Add(1)
+		case x.another():
+			n.count.retries.Add(1)
+		default:
 			return nil, err
 		}
-		n.count.retries.Add(1)
 		req = out.Clone(out.Context()) // the failed attempt may still look at its own
 		req.Trailer = out.Trailer
 		if x.body != nil {
@@ -127,6 +134,20 @@ func (f *flight) start() {
 	f.conn, f.before, f.wrote, f.tries = nil, 0, false, 0
 }
 
+// replays is how often net/http began anew on another connection.
+func (f *flight) replays() int64 {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return int64(max(f.tries-1, 0))
+}
+
+// connected tells whether this attempt had a connection.
+func (f *flight) connected() bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.tries > 0
+}
+
 func (f *flight) got(info httptrace.GotConnInfo) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -145,7 +166,7 @@ func (f *flight) wroteLocked() bool {
 	return f.conn != nil && f.conn.written.Load() > f.before
 }
 
-// sent tells whether the node may have seen any of the request. In doubt it
+// sent tells whether this attempt's node may have seen any of the request. In doubt it
 // has.
 func (f *flight) sent(err error, own bool) bool {
 	f.mu.Lock()

@@ -2,6 +2,7 @@ package sticky_test
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -11,6 +12,8 @@ import (
 	"net/http/httptrace"
 	"slices"
 	"strings"
+	"sync/atomic"
+	"syscall"
 	"testing"
 	"testing/iotest"
 	"testing/synctest"
@@ -168,6 +171,71 @@ func TestReplayOnTheSameNode(t *testing.T) {
 			t.Errorf("a POST on a connection that dies: %d, run %d times; want 502, once", w.Code, n)
 		}
 	})
+}
+
+// deaf is a connection that takes nothing more once it is told so, and says
+// nothing about it before.
+type deaf struct {
+	net.Conn
+	now *atomic.Bool
+}
+
+func (c deaf) Write(p []byte) (int, error) {
+	if c.now.Load() {
+		return 0, &net.OpError{Op: "write", Err: syscall.EPIPE}
+	}
+	return c.Conn.Write(p)
+}
+
+// What a dead connection did not take goes to the same node first, whatever it
+// is; the user need not move for that.
+func TestDeadConnectionTookNothing(t *testing.T) {
+	for _, tt := range []struct {
+		why       string
+		evenFresh bool // connections are so
+		want      string
+	}{
+		{"a kept connection", false, "a"},
+		{"every connection to it", true, "b"},
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			c := newCluster(t, "a", "b")
+			var kept, fresh atomic.Bool
+			dials := 0
+			p := newProxy(t, named("a", "b"), sticky.Options{
+				Health: unchecked, Keys: [][]byte{key(1)},
+				Dial: func(ctx context.Context, network, addr string) (net.Conn, error) {
+					conn, err := c.dial(ctx, network, addr)
+					if addr != "a:80" || err != nil {
+						return conn, err
+					}
+					if dials++; dials > 1 {
+						return deaf{conn, &fresh}, nil
+					}
+					return deaf{conn, &kept}, nil
+				},
+			})
+			pinned := withCookie("affinity=" + sticky.CookieValue(key(1), "a"))
+			serve(p, request("GET", v4(1), pinned)) // connects
+			kept.Store(true)
+			fresh.Store(tt.evenFresh)
+			r := request("POST", v4(1), pinned)
+			long := strings.Repeat("x", 100_000)
+			r.Body, r.ContentLength = io.NopCloser(strings.NewReader(long)), int64(len(long))
+			for _, id := range []string{"a", "b"} {
+				c.at(id).handle(func(w http.ResponseWriter, r *http.Request) {
+					if b, err := io.ReadAll(r.Body); string(b) != long || err != nil {
+						t.Errorf("%s: %s got %d bytes, %v", tt.why, id, len(b), err)
+					}
+					io.WriteString(w, id)
+				})
+			}
+			w := serve(p, r)
+			if w.Body.String() != tt.want || (w.Header()["Set-Cookie"] != nil) != (tt.want == "b") {
+				t.Errorf("%s: %d %s %v; want %s", tt.why, w.Code, w.Body, w.Header(), tt.want)
+			}
+		})
+	}
 }
 
 // A body that the client cannot finish is no node's fault, and is not sent on.
