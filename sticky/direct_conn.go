@@ -1,0 +1,217 @@
+package sticky
+
+import (
+	"bufio"
+	"context"
+	"crypto/tls"
+	"errors"
+	"io"
+	"math"
+	"net"
+	"net/http/httptrace"
+	"sync"
+	"sync/atomic"
+	"time"
+)
+
+// directConn is a connection to a node. One request at a time has it.
+type directConn struct {
+	to    nodeAddr
+	epoch int // of the pool
+	probe *probe
+	conn  net.Conn // probe.Conn, or TLS over probe
+	tls   *tls.ConnectionState
+	br    *bufio.Reader
+	bw    *bufio.Writer
+
+	reused    bool
+	idleSince time.Time
+
+	// Of the reading side.
+	limit int64 // how many bytes may yet be read
+	eof   bool
+
+	// Of the writing side.
+	sent     atomic.Bool // any byte of the request
+	writeErr error
+
+	mu       sync.Mutex
+	cause    error // why it was aborted
+	heading  bool  // a response's header is awaited
+	deadline bool  // is set, for the header
+}
+
+func (t *DirectTransport) dial(ctx context.Context, to nodeAddr, trace *httptrace.ClientTrace) (*directConn, error) {
+	if t.opts.DialTimeout > 0 {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeout(ctx, t.opts.DialTimeout)
+		defer cancel()
+	}
+	c := &directConn{to: to, epoch: t.idle.current()}
+	raw, err := t.opts.DialContext(ctx, "tcp", to.addr())
+	if err != nil {
+		return nil, err
+	}
+	c.probe = newProbe(raw)
+	c.conn = raw
+	if to.scheme == "https" {
+		if err := c.handshake(ctx, t.opts.TLS, trace); err != nil {
+			raw.Close()
+			return nil, err
+		}
+	}
+	c.br = bufio.NewReader(connReader{c})
+	c.bw = bufio.NewWriter(connWriter{c})
+	return c, nil
+}
+
+func (c *directConn) handshake(ctx context.Context, config *tls.Config, trace *httptrace.ClientTrace) error {
+	if config.ServerName == "" {
+		config = config.Clone()
+		var err error
+		if config.ServerName, _, err = net.SplitHostPort(c.to.addr()); err != nil {
+			return err
+		}
+	}
+	if trace != nil && trace.TLSHandshakeStart != nil {
+		trace.TLSHandshakeStart()
+	}
+	over := tls.Client(c.probe, config)
+	err := over.HandshakeContext(ctx)
+	state := over.ConnectionState()
+	if trace != nil && trace.TLSHandshakeDone != nil {
+		trace.TLSHandshakeDone(state, err)
+	}
+	c.conn, c.tls = over, &state
+	return err
+}
+
+// connReader counts what is read: the header of a response is bounded, and a
+// connection on which the end was seen is of no more use.
+type connReader struct{ c *directConn }
+
+var errHeaderTooLong = errors.New("the header of the response is too long")
+
+func (r connReader) Read(p []byte) (int, error) {
+	c := r.c
+	if c.limit <= 0 {
+		return 0, errHeaderTooLong
+	}
+	if int64(len(p)) > c.limit {
+		p = p[:c.limit]
+	}
+	n, err := c.conn.Read(p)
+	c.limit -= int64(n)
+	if err == io.EOF {
+		c.eof = true
+	}
+	return n, err
+}
+
+// connWriter remembers whether anything was written, and what went wrong.
+type connWriter struct{ c *directConn }
+
+func (w connWriter) Write(p []byte) (int, error) {
+	n, err := w.c.conn.Write(p)
+	if n > 0 {
+		w.c.sent.Store(true)
+	}
+	if err != nil {
+		w.c.writeErr = err
+	}
+	return n, err
+}
+
+var copyBuffers = sync.Pool{New: func() any { return new([32 << 10]byte) }}
+
+// ReadFrom spares a large body the small buffer of the bufio.Writer.
+func (w connWriter) ReadFrom(r io.Reader) (n int64, err error) {
+	buf := copyBuffers.Get().(*[32 << 10]byte)
+	defer copyBuffers.Put(buf)
+	return io.CopyBuffer(struct{ io.Writer }{w}, struct{ io.Reader }{r}, buf[:])
+}
+
+// begin makes the connection ready for a request.
+func (c *directConn) begin(limit int64) {
+	c.limit = limit
+	c.sent.Store(false)
+	c.writeErr = nil
+	c.heading = true // nobody else has the connection yet
+}
+
+// await bounds the rest of the wait for the response's header.
+func (c *directConn) await(d time.Duration) {
+	if d <= 0 {
+		return
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.heading {
+		c.deadline = true
+		c.conn.SetReadDeadline(time.Now().Add(d))
+	}
+}
+
+// headed ends that wait.
+func (c *directConn) headed() {
+	c.limit = math.MaxInt64
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.heading = false
+	if c.deadline {
+		c.deadline = false
+		c.conn.SetReadDeadline(time.Time{})
+	}
+}
+
+// abort breaks the connection, whoever reads from it or writes to it, for a
+// reason that they are told: the first one counts, and abort tells whether this
+// was it. TLS takes no leave, for that could block.
+func (c *directConn) abort(cause error) (first bool) {
+	c.mu.Lock()
+	if c.cause == nil {
+		c.cause, first = cause, true
+	}
+	c.mu.Unlock()
+	c.probe.Conn.Close()
+	return first
+}
+
+// why returns the reason for which the connection was aborted.
+func (c *directConn) why() error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.cause
+}
+
+// writeFailure is what kept the request from being written, if that was the
+// connection, and if its writing has ended.
+func (c *directConn) writeFailure(u *upload) error {
+	if u != nil {
+		select {
+		case <-u.done:
+		default:
+			return nil
+		}
+	}
+	return c.writeErr
+}
+
+// quiet tells whether an idle connection is still open, and nothing has come
+// that no request asked for.
+func (c *directConn) quiet() bool {
+	if c.br.Buffered() > 0 {
+		return false
+	}
+	var b [1]byte
+	if c.tls == nil {
+		_, err := c.probe.look(b[:])
+		return err == errNothing
+	}
+	// What came may be a record without data, such as a session ticket; and
+	// records may have been read from the socket before.
+	c.probe.looking = true
+	_, err := c.conn.Read(b[:])
+	c.probe.looking = false
+	return errors.Is(err, errNothing)
+}
