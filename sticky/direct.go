@@ -1,6 +1,7 @@
 package sticky
 
 import (
+	"cmp"
 	"context"
 	"crypto/tls"
 	"errors"
@@ -12,52 +13,40 @@ import (
 	"time"
 )
 
-var (
-	// ErrNotSent is matched by an error of DirectTransport.RoundTrip if not one
-	// byte of the request went out: another node may have it.
-	ErrNotSent = errors.New("sticky: no byte of the request was sent")
-
-	// ErrUnanswered is matched by an error of DirectTransport.RoundTrip if not
-	// one byte of a response came back. The request may have been executed, or
-	// may be yet, unless ErrNotSent is matched as well.
-	ErrUnanswered = errors.New("sticky: no byte of a response came back")
-)
-
-// DirectOptions sets up a DirectTransport. The zero value is ready for nodes in
-// the same network.
+// DirectOptions sets up a DirectTransport; nil is all defaults, which are those
+// of Options.
 type DirectOptions struct {
-	// DialContext opens a connection to a node. If nil, it is that of a
-	// net.Dialer.
-	DialContext func(ctx context.Context, network, addr string) (net.Conn, error)
+	// Dial connects to a node. If nil, it is net.Dialer's DialContext.
+	Dial func(ctx context.Context, network, addr string) (net.Conn, error)
 
-	// DialTimeout bounds opening a connection, with its TLS handshake.
-	// If 0, it is 5 seconds; if negative, only the request's context ends it.
+	// DialTimeout is how long connecting to a node may take, with its TLS
+	// handshake. If 0, it is 2 seconds; negative: as long as the request's
+	// context allows.
 	DialTimeout time.Duration
 
-	// TLS is for nodes whose URL has the scheme https. ServerName, if it is
-	// empty, is the URL's host. If nil, the system's roots are trusted.
+	// TLS is for nodes with an https URL. If nil, their certificates are checked
+	// with the system's roots.
 	TLS *tls.Config
 
-	// ResponseHeaderTimeout is how long a node may take from the end of the
-	// request to the end of the response's header. If 0, as long as it likes.
-	ResponseHeaderTimeout time.Duration
+	// HeaderTimeout is how long a node may take from the end of the request to
+	// the end of its answer's header. If 0, it is 30 seconds; negative: for ever.
+	HeaderTimeout time.Duration
 
-	// ExpectContinueTimeout is how long a request with Expect: 100-continue
-	// waits for the node's word before its body is sent all the same.
-	// If 0, it is 1 second.
-	ExpectContinueTimeout time.Duration
+	// ContinueTimeout is how long a request with Expect: 100-continue waits for
+	// the node's word before its body is sent all the same. If 0, it is 1 second.
+	ContinueTimeout time.Duration
 
-	// IdleTimeout is how long an unused connection is kept.
-	// If 0, it is 90 seconds; choose less than the node's own.
+	// IdleTimeout is how long an unused connection to a node is kept. It should
+	// be shorter than the node's own, or a POST may meet a connection that is
+	// just being closed. If 0, it is 30 seconds.
 	IdleTimeout time.Duration
 
-	// MaxIdlePerHost is how many unused connections are kept to one node.
-	// If 0, it is 256; if negative, none are kept.
-	MaxIdlePerHost int
+	// MaxIdle is how many unused connections to one node are kept. If 0, it is
+	// 256; negative: none.
+	MaxIdle int
 
-	// MaxResponseHeaderBytes bounds the header of a response, informational
-	// ones before it included. If 0, it is 1 MiB.
-	MaxResponseHeaderBytes int64
+	// MaxHeaderBytes bounds the header of an answer. If 0, it is 256 KiB.
+	MaxHeaderBytes int64
 }
 
 // DirectTransport is an http.RoundTripper for HTTP/1.1 in which a request's own
@@ -83,8 +72,8 @@ type DirectOptions struct {
 //   - There is no HTTP/2, no proxy, no CONNECT, no compression that the request
 //     did not ask for, and Request.Cancel, which is deprecated, is not heeded.
 //
-// The hooks of httptrace fire as they do for http.Transport. An error matches
-// ErrNotSent and ErrUnanswered as far as they are true.
+// The hooks of httptrace fire as they do for http.Transport, and an error is
+// ErrNotSent if not one byte of the request went out.
 type DirectTransport struct {
 	opts DirectOptions
 	idle idleConns
@@ -98,29 +87,23 @@ func NewDirectTransport(opts *DirectOptions) *DirectTransport {
 		t.opts = *opts
 	}
 	o := &t.opts
-	if o.DialContext == nil {
-		o.DialContext = new(net.Dialer).DialContext
+	if o.Dial == nil {
+		o.Dial = new(net.Dialer).DialContext
 	}
-	setDefault(&o.DialTimeout, 5*time.Second)
-	setDefault(&o.ExpectContinueTimeout, time.Second)
-	setDefault(&o.IdleTimeout, 90*time.Second)
-	setDefault(&o.MaxIdlePerHost, 256)
-	setDefault(&o.MaxResponseHeaderBytes, 1<<20)
+	o.DialTimeout = cmp.Or(o.DialTimeout, 2*time.Second)
+	o.HeaderTimeout = cmp.Or(o.HeaderTimeout, 30*time.Second)
+	o.ContinueTimeout = cmp.Or(o.ContinueTimeout, time.Second)
+	o.IdleTimeout = cmp.Or(o.IdleTimeout, 30*time.Second)
+	o.MaxIdle = cmp.Or(o.MaxIdle, 256)
+	o.MaxHeaderBytes = cmp.Or(o.MaxHeaderBytes, 256<<10)
 	if o.TLS == nil {
 		o.TLS = &tls.Config{}
 	} else {
 		o.TLS = o.TLS.Clone()
 	}
 	o.TLS.NextProtos = []string{"http/1.1"}
-	t.idle.max, t.idle.timeout = o.MaxIdlePerHost, o.IdleTimeout
+	t.idle.max, t.idle.timeout = o.MaxIdle, o.IdleTimeout
 	return t
-}
-
-func setDefault[T comparable](p *T, value T) {
-	var zero T
-	if *p == zero {
-		*p = value
-	}
 }
 
 // CloseIdleConnections closes the connections that are not in use. Those in use
@@ -139,19 +122,22 @@ func (t *DirectTransport) RoundTrip(req *http.Request) (*http.Response, error) {
 	ctx := req.Context()
 	trace := httptrace.ContextClientTrace(ctx)
 	out := req
+	sent := false // by any attempt
 	for again := false; ; again = true {
 		c, err := t.connect(ctx, out, trace, again)
 		if err != nil {
 			closeBody(out)
-			return nil, &directError{err: err}
+			return nil, &directError{err: err, sent: sent}
 		}
-		x := exchange{t: t, c: c, req: out, trace: trace}
+		x := directExchange{t: t, c: c, req: out, trace: trace}
 		res, failure := x.do(ctx, head)
 		if failure == nil {
 			res.Request = req
 			return res, nil
 		}
-		if again || !c.reused || !failure.lost || !replayable(out, failure.sent) || ctx.Err() != nil {
+		sent = sent || failure.sent
+		failure.sent = sent
+		if again || !c.reused || !failure.lost || !replayable(out, sent) || ctx.Err() != nil {
 			return nil, failure
 		}
 		if hasBody(out) {
@@ -200,17 +186,16 @@ func (t *DirectTransport) connect(ctx context.Context, req *http.Request, trace 
 
 // directError is a request that failed on the way.
 type directError struct {
-	err      error
-	sent     bool // at least one byte of the request
-	answered bool // with at least one byte
-	lost     bool // the connection broke before anything came back
+	err  error
+	sent bool // at least one byte of the request
+	lost bool // the connection broke before anything came back
 }
 
 func (e *directError) Error() string { return "sticky: " + e.err.Error() }
 func (e *directError) Unwrap() error { return e.err }
 
 func (e *directError) Is(target error) bool {
-	return target == ErrNotSent && !e.sent || target == ErrUnanswered && !e.answered
+	return target == ErrNotSent && !e.sent
 }
 
 // Timeout makes a directError a net.Error.

@@ -28,8 +28,8 @@ type directConn struct {
 	idleSince time.Time
 
 	// Of the reading side.
-	limit int64 // how many bytes may yet be read
-	eof   bool
+	limit   int64 // how many bytes may yet be read
+	readErr error
 
 	// Of the writing side.
 	sent     atomic.Bool // any byte of the request
@@ -48,7 +48,7 @@ func (t *DirectTransport) dial(ctx context.Context, to nodeAddr, trace *httptrac
 		defer cancel()
 	}
 	c := &directConn{to: to, epoch: t.idle.current()}
-	raw, err := t.opts.DialContext(ctx, "tcp", to.addr())
+	raw, err := t.opts.Dial(ctx, "tcp", to.addr())
 	if err != nil {
 		return nil, err
 	}
@@ -87,7 +87,8 @@ func (c *directConn) handshake(ctx context.Context, config *tls.Config, trace *h
 }
 
 // connReader counts what is read: the header of a response is bounded, and a
-// connection on which the end was seen is of no more use.
+// connection on which the end was seen is of no more use. Parsers may tell of a
+// half line what is really the connection's error.
 type connReader struct{ c *directConn }
 
 var errHeaderTooLong = errors.New("the header of the response is too long")
@@ -95,15 +96,16 @@ var errHeaderTooLong = errors.New("the header of the response is too long")
 func (r connReader) Read(p []byte) (int, error) {
 	c := r.c
 	if c.limit <= 0 {
-		return 0, errHeaderTooLong
+		c.readErr = errHeaderTooLong
+		return 0, c.readErr
 	}
 	if int64(len(p)) > c.limit {
 		p = p[:c.limit]
 	}
 	n, err := c.conn.Read(p)
 	c.limit -= int64(n)
-	if err == io.EOF {
-		c.eof = true
+	if err != nil {
+		c.readErr = err
 	}
 	return n, err
 }

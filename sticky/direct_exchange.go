@@ -41,8 +41,8 @@ func (headerTimeout) Is(target error) bool {
 	return target == context.DeadlineExceeded || target == os.ErrDeadlineExceeded
 }
 
-// exchange is one request and its response. It is the response's body too.
-type exchange struct {
+// directExchange is one request and its response. It is the response's body too.
+type directExchange struct {
 	t       *DirectTransport
 	c       *directConn
 	req     *http.Request
@@ -56,19 +56,19 @@ type exchange struct {
 	keep  bool          // the connection, once the response has been read
 	body  io.ReadCloser // as http.ReadResponse has it
 	state atomic.Int32
-	err   error // of the body, in state failed
+	err   error // of the body, in state bodyFailed
 }
 
 const (
-	reading int32 = iota
-	finished
-	failed
-	closed
+	bodyOpen int32 = iota
+	bodyRead
+	bodyFailed
+	bodyClosed
 )
 
 // do writes the request and reads the header of the response.
-func (x *exchange) do(ctx context.Context, head int) (*http.Response, *directError) {
-	x.c.begin(x.t.opts.MaxResponseHeaderBytes)
+func (x *directExchange) do(ctx context.Context, head int) (*http.Response, *directError) {
+	x.c.begin(x.t.opts.MaxHeaderBytes)
 	x.watch(ctx)
 	if err := x.write(head); err != nil {
 		return nil, x.fail(err)
@@ -80,7 +80,7 @@ func (x *exchange) do(ctx context.Context, head int) (*http.Response, *directErr
 	x.c.headed()
 	x.up.settled()
 	res.TLS = x.c.tls
-	if isUpgrade(res) {
+	if switchesProtocol(res) {
 		// What is left of the request would go to whoever speaks the new protocol.
 		if !x.up.complete() {
 			return nil, x.fail(errSwitched)
@@ -101,7 +101,7 @@ func (x *exchange) do(ctx context.Context, head int) (*http.Response, *directErr
 }
 
 // watch aborts the connection when the context ends.
-func (x *exchange) watch(ctx context.Context) {
+func (x *directExchange) watch(ctx context.Context) {
 	if ctx.Done() == nil {
 		x.unwatch = func() bool { return true }
 		return
@@ -112,10 +112,10 @@ func (x *exchange) watch(ctx context.Context) {
 
 // write sends the request, or has it sent. An error is one of the request: if
 // the connection breaks, the response may be there nevertheless.
-func (x *exchange) write(head int) error {
+func (x *directExchange) write(head int) error {
 	if hasBody(x.req) || head > maxInlineHead {
 		x.up = &upload{c: x.c, req: x.req, trace: x.trace, done: make(chan struct{}),
-			timeout: x.t.opts.ResponseHeaderTimeout, expect: x.t.opts.ExpectContinueTimeout}
+			timeout: x.t.opts.HeaderTimeout, expect: x.t.opts.ContinueTimeout}
 		if hasBody(x.req) && hasToken(x.req.Header["Expect"], "100-continue") {
 			x.up.go100, x.up.gone = make(chan struct{}, 1), make(chan struct{})
 		}
@@ -128,7 +128,7 @@ func (x *exchange) write(head int) error {
 	}
 	switch {
 	case err == nil:
-		x.c.await(x.t.opts.ResponseHeaderTimeout)
+		x.c.await(x.t.opts.HeaderTimeout)
 	case x.c.writeErr == nil:
 		x.local = true
 		return err
@@ -140,7 +140,7 @@ func (x *exchange) write(head int) error {
 
 // final reads the header of the final response; the informational ones before
 // it go to the hook, as ReverseProxy wants them.
-func (x *exchange) final() (*http.Response, error) {
+func (x *directExchange) final() (*http.Response, error) {
 	if _, err := x.c.br.Peek(1); err != nil {
 		return nil, err
 	}
@@ -170,22 +170,23 @@ func (x *exchange) final() (*http.Response, error) {
 			if err := x.trace.Got1xxResponse(code, textproto.MIMEHeader(res.Header)); err != nil {
 				return nil, err
 			}
-			x.c.limit = x.t.opts.MaxResponseHeaderBytes
+			x.c.limit = x.t.opts.MaxHeaderBytes
 		}
 	}
 	return nil, errInformational
 }
 
 // fail ends an exchange that has no response, and tells why.
-func (x *exchange) fail(err error) *directError {
+func (x *directExchange) fail(err error) *directError {
 	x.unwatch()
 	first := x.c.abort(err)
 	x.up.end()
-	e := &directError{err: x.c.why(), sent: x.c.sent.Load(), answered: x.answered}
+	e := &directError{err: x.c.why(), sent: x.c.sent.Load()}
 	if !first || x.local {
 		return e // the context, or the request itself
 	}
-	slow := errors.Is(err, os.ErrDeadlineExceeded)
+	readErr := x.c.readErr
+	slow := errors.Is(readErr, os.ErrDeadlineExceeded)
 	writeErr := x.c.writeFailure(x.up)
 	switch {
 	case writeErr != nil && (slow || !x.answered):
@@ -193,8 +194,10 @@ func (x *exchange) fail(err error) *directError {
 	case slow:
 		e.err = headerTimeout{}
 		return e
-	case err == io.EOF:
+	case readErr == io.EOF && !x.answered:
 		e.err = errNoAnswer
+	case readErr != nil && readErr != io.EOF:
+		e.err = readErr
 	}
 	e.lost = !x.answered
 	return e
@@ -202,8 +205,8 @@ func (x *exchange) fail(err error) *directError {
 
 // finish gives the connection back, or closes it, when the response has been
 // read.
-func (x *exchange) finish() {
-	keep := x.keep && !x.c.eof && x.c.br.Buffered() == 0 && x.up.complete()
+func (x *directExchange) finish() {
+	keep := x.keep && x.c.readErr == nil && x.c.br.Buffered() == 0 && x.up.complete()
 	if !x.unwatch() || !keep {
 		x.c.abort(errDone)
 		x.up.abandon()
@@ -220,20 +223,20 @@ func (x *exchange) finish() {
 }
 
 // Read reads the response's body. At its end the connection serves others.
-func (x *exchange) Read(p []byte) (int, error) {
+func (x *directExchange) Read(p []byte) (int, error) {
 	switch x.state.Load() {
-	case finished:
+	case bodyRead:
 		return 0, io.EOF
-	case failed:
+	case bodyFailed:
 		return 0, x.err
-	case closed:
+	case bodyClosed:
 		return 0, http.ErrBodyReadAfterClose
 	}
 	n, err := x.body.Read(p)
 	switch {
 	case err == nil:
 	case err == io.EOF:
-		if x.state.CompareAndSwap(reading, finished) {
+		if x.state.CompareAndSwap(bodyOpen, bodyRead) {
 			x.finish()
 		}
 	default:
@@ -242,14 +245,14 @@ func (x *exchange) Read(p []byte) (int, error) {
 		x.unwatch()
 		err = x.c.why()
 		x.err = err
-		x.state.CompareAndSwap(reading, failed)
+		x.state.CompareAndSwap(bodyOpen, bodyFailed)
 	}
 	return n, err
 }
 
 // Close breaks the connection, unless the whole body has been read.
-func (x *exchange) Close() error {
-	if x.state.CompareAndSwap(reading, closed) {
+func (x *directExchange) Close() error {
+	if x.state.CompareAndSwap(bodyOpen, bodyClosed) {
 		x.c.abort(http.ErrBodyReadAfterClose)
 		x.up.abandon()
 		x.unwatch()
@@ -279,7 +282,7 @@ func (u *upgraded) CloseWrite() error {
 	return fmt.Errorf("sticky: CloseWrite: %w", errors.ErrUnsupported)
 }
 
-func isUpgrade(res *http.Response) bool {
+func switchesProtocol(res *http.Response) bool {
 	return res.StatusCode == http.StatusSwitchingProtocols && res.Header.Get("Upgrade") != "" && hasToken(res.Header["Connection"], "upgrade")
 }
 

@@ -2,6 +2,7 @@ package sticky_test
 
 import (
 	"bufio"
+	"cmp"
 	"context"
 	"errors"
 	"io"
@@ -29,13 +30,13 @@ var transports = []struct {
 }{
 	{"direct", func(o sticky.DirectOptions) http.RoundTripper { return sticky.NewDirectTransport(&o) }},
 	{"http.Transport", func(o sticky.DirectOptions) http.RoundTripper {
-		expect := o.ExpectContinueTimeout
+		expect := o.ContinueTimeout
 		if expect == 0 {
 			expect = time.Second
 		}
-		return &http.Transport{DialContext: o.DialContext, TLSClientConfig: o.TLS, DisableCompression: true,
-			ResponseHeaderTimeout: o.ResponseHeaderTimeout, ExpectContinueTimeout: expect, IdleConnTimeout: o.IdleTimeout,
-			MaxIdleConnsPerHost: max(o.MaxIdlePerHost, 256), MaxResponseHeaderBytes: o.MaxResponseHeaderBytes}
+		return &http.Transport{DialContext: o.Dial, TLSClientConfig: o.TLS, DisableCompression: true,
+			ResponseHeaderTimeout: o.HeaderTimeout, ExpectContinueTimeout: expect, IdleConnTimeout: o.IdleTimeout,
+			MaxIdleConnsPerHost: cmp.Or(o.MaxIdle, 256), MaxResponseHeaderBytes: o.MaxHeaderBytes}
 	}},
 }
 
@@ -58,22 +59,22 @@ func direct(t *testing.T, o *sticky.DirectOptions) *sticky.DirectTransport {
 	return rt
 }
 
-// node is a server of one's own making, under HTTP: serve has each connection,
+// rawNode is a server of one's own making, under HTTP: serve has each connection,
 // and how many came before it.
-type node struct {
+type rawNode struct {
 	url string
 
 	mu    sync.Mutex
 	conns int
 }
 
-func newNode(t *testing.T, serve func(n int, c net.Conn, r *bufio.Reader)) *node {
+func newRawNode(t *testing.T, serve func(n int, c net.Conn, r *bufio.Reader)) *rawNode {
 	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
-	s := &node{url: "http://" + l.Addr().String()}
+	s := &rawNode{url: "http://" + l.Addr().String()}
 	var wg sync.WaitGroup
 	ctx, cancel := context.WithCancel(context.Background())
 	wg.Go(func() {
@@ -101,7 +102,7 @@ func newNode(t *testing.T, serve func(n int, c net.Conn, r *bufio.Reader)) *node
 	return s
 }
 
-func (s *node) accepted() int {
+func (s *rawNode) accepted() int {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.conns
@@ -109,25 +110,25 @@ func (s *node) accepted() int {
 
 // answering is a node that reads requests to their ends and writes the same to
 // each.
-func answering(t *testing.T, response string) *node {
-	return newNode(t, func(_ int, c net.Conn, r *bufio.Reader) {
-		for take(r) {
+func answering(t *testing.T, response string) *rawNode {
+	return newRawNode(t, func(_ int, c net.Conn, r *bufio.Reader) {
+		for takeRequest(r) {
 			io.WriteString(c, response)
-			if closing(response) {
+			if closesAfter(response) {
 				return
 			}
 		}
 	})
 }
 
-// closing tells whether a node that sent this closes the connection.
-func closing(response string) bool {
+// closesAfter tells whether a node that sent this closes the connection.
+func closesAfter(response string) bool {
 	return strings.HasPrefix(response, "HTTP/1.0") && !strings.Contains(response, "keep-alive") ||
 		strings.Contains(response, "Connection: close") || strings.Contains(response, "X-Then: close")
 }
 
-// take reads one request.
-func take(r *bufio.Reader) bool {
+// takeRequest reads one request.
+func takeRequest(r *bufio.Reader) bool {
 	req, err := http.ReadRequest(r)
 	if err != nil {
 		return false
@@ -136,8 +137,8 @@ func take(r *bufio.Reader) bool {
 	return err == nil
 }
 
-// until waits for the other side to close.
-func until(c net.Conn) { io.Copy(io.Discard, c) }
+// awaitEnd waits for the other side to close.
+func awaitEnd(c net.Conn) { io.Copy(io.Discard, c) }
 
 func eventually(t *testing.T, what string, f func() bool) {
 	t.Helper()
@@ -148,7 +149,7 @@ func eventually(t *testing.T, what string, f func() bool) {
 	}
 }
 
-func request(t *testing.T, method, url string, body io.Reader) *http.Request {
+func directRequest(t *testing.T, method, url string, body io.Reader) *http.Request {
 	t.Helper()
 	req, err := http.NewRequestWithContext(t.Context(), method, url, body)
 	if err != nil {
@@ -157,21 +158,21 @@ func request(t *testing.T, method, url string, body io.Reader) *http.Request {
 	return req
 }
 
-// result is what came of a request, body and all.
-type result struct {
+// directResult is what came of a request, body and all.
+type directResult struct {
 	res  *http.Response
 	body string
 	err  error // of RoundTrip or of the body
 }
 
-func send(rt http.RoundTripper, req *http.Request) result {
+func sendDirect(rt http.RoundTripper, req *http.Request) directResult {
 	res, err := rt.RoundTrip(req)
 	if err != nil {
-		return result{err: err}
+		return directResult{err: err}
 	}
 	b, err := io.ReadAll(res.Body)
 	res.Body.Close()
-	return result{res, string(b), err}
+	return directResult{res, string(b), err}
 }
 
 func TestDirectResponses(t *testing.T) {
@@ -224,13 +225,13 @@ func TestDirectResponses(t *testing.T) {
 		{name: "connection closed", response: "", fails: true},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			both(t, sticky.DirectOptions{MaxResponseHeaderBytes: 1 << 20}, func(t *testing.T, rt http.RoundTripper) {
+			both(t, sticky.DirectOptions{MaxHeaderBytes: 1 << 20}, func(t *testing.T, rt http.RoundTripper) {
 				s := answering(t, tt.response)
 				if tt.response == "" {
-					s = newNode(t, func(_ int, _ net.Conn, r *bufio.Reader) { take(r) })
+					s = newRawNode(t, func(_ int, _ net.Conn, r *bufio.Reader) { takeRequest(r) })
 				}
 				for range 2 {
-					got := send(rt, request(t, tt.method, s.url, nil))
+					got := sendDirect(rt, directRequest(t, tt.method, s.url, nil))
 					if tt.fails {
 						if got.err == nil || !errors.Is(got.err, tt.err) && tt.err != nil {
 							t.Fatalf("error %v, want %v", got.err, tt.err)
@@ -261,8 +262,8 @@ func TestDirectResponses(t *testing.T) {
 }
 
 func TestDirectRefusesInformationalResponsesWithoutEnd(t *testing.T) {
-	s := newNode(t, func(_ int, c net.Conn, r *bufio.Reader) {
-		take(r)
+	s := newRawNode(t, func(_ int, c net.Conn, r *bufio.Reader) {
+		takeRequest(r)
 		for {
 			if _, err := io.WriteString(c, "HTTP/1.1 103 Early Hints\r\n\r\n"); err != nil {
 				return
@@ -270,18 +271,18 @@ func TestDirectRefusesInformationalResponsesWithoutEnd(t *testing.T) {
 		}
 	})
 	hints := 0
-	req := request(t, "GET", s.url, nil)
+	req := directRequest(t, "GET", s.url, nil)
 	req = req.WithContext(httptrace.WithClientTrace(req.Context(), &httptrace.ClientTrace{
 		Got1xxResponse: func(int, textproto.MIMEHeader) error { hints++; return nil },
 	}))
-	if got := send(direct(t, nil), req); got.err == nil || hints < 100 || hints > 200 {
+	if got := sendDirect(direct(t, nil), req); got.err == nil || hints < 100 || hints > 200 {
 		t.Errorf("%v after %d", got.err, hints)
 	}
 }
 
 func TestDirectRefusesAStatusBelow100(t *testing.T) {
 	s := answering(t, "HTTP/1.1 099 Odd\r\nContent-Length: 0\r\n\r\n")
-	if got := send(direct(t, nil), request(t, "GET", s.url, nil)); got.err == nil {
+	if got := sendDirect(direct(t, nil), directRequest(t, "GET", s.url, nil)); got.err == nil {
 		t.Error("ReverseProxy panics when it passes this on")
 	}
 }
@@ -306,10 +307,10 @@ func TestDirectRefusesRequests(t *testing.T) {
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			both(t, sticky.DirectOptions{}, func(t *testing.T, rt http.RoundTripper) {
-				body := newBody("hello")
-				req := request(t, "POST", s.url, body)
+				body := newSpyBody("hello")
+				req := directRequest(t, "POST", s.url, body)
 				tt.edit(req)
-				if got := send(rt, req); got.err == nil {
+				if got := sendDirect(rt, req); got.err == nil {
 					t.Error("was sent")
 				}
 				if req.Body != nil {
@@ -320,37 +321,37 @@ func TestDirectRefusesRequests(t *testing.T) {
 	}
 }
 
-// body is a request's, of unknown length, that tells what was done with it.
-type body struct {
+// spyBody is a request's, of unknown length, that tells what was done with it.
+type spyBody struct {
 	io.Reader
 	mu     sync.Mutex
 	reads  int
 	closes int
 }
 
-func newBody(s string) *body { return &body{Reader: strings.NewReader(s)} }
+func newSpyBody(s string) *spyBody { return &spyBody{Reader: strings.NewReader(s)} }
 
-func (b *body) Read(p []byte) (int, error) {
+func (b *spyBody) Read(p []byte) (int, error) {
 	b.mu.Lock()
 	b.reads++
 	b.mu.Unlock()
 	return b.Reader.Read(p)
 }
 
-func (b *body) Close() error {
+func (b *spyBody) Close() error {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	b.closes++
 	return nil
 }
 
-func (b *body) wasRead() bool {
+func (b *spyBody) wasRead() bool {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	return b.reads > 0
 }
 
-func (b *body) closedSoon(t *testing.T) {
+func (b *spyBody) closedSoon(t *testing.T) {
 	t.Helper()
 	eventually(t, "the request's body was not closed", func() bool {
 		b.mu.Lock()
@@ -364,7 +365,7 @@ type endless struct{}
 
 func (endless) Read(p []byte) (int, error) { return len(p), nil }
 
-func isTimeout(err error) bool {
+func timedOut(err error) bool {
 	var n net.Error
 	return errors.As(err, &n) && n.Timeout() && errors.Is(err, context.DeadlineExceeded) && !errors.Is(err, os.ErrNotExist)
 }

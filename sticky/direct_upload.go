@@ -2,6 +2,7 @@ package sticky
 
 import (
 	"errors"
+	"io"
 	"net/http"
 	"net/http/httptrace"
 	"sync"
@@ -24,6 +25,7 @@ type upload struct {
 	started  bool // the body may be read
 	reading  bool // the caller's code is at it
 	unwanted bool // nothing is read any more
+	readErr  error
 
 	done chan struct{} // closed when the request is written, or will not be
 	err  error         // what came of it, after done
@@ -58,6 +60,11 @@ func (u *upload) run() {
 		u.c.await(writeGrace)
 	case errors.Is(err, errUnwanted):
 	default: // the caller's body failed, or is not as long as was said
+		u.mu.Lock()
+		if u.readErr != nil {
+			err = u.readErr // Request.Write hides it in an error that has no Unwrap
+		}
+		u.mu.Unlock()
 		u.c.abort(err)
 	}
 }
@@ -76,8 +83,11 @@ func (u *upload) Read(p []byte) (int, error) {
 	u.mu.Unlock()
 	n, err := u.req.Body.Read(p)
 	u.mu.Lock()
+	defer u.mu.Unlock()
 	u.reading = false
-	u.mu.Unlock()
+	if err != nil && err != io.EOF {
+		u.readErr = err
+	}
 	return n, err
 }
 

@@ -1,0 +1,240 @@
+package sticky_test
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"io"
+	"net"
+	"net/http"
+	"testing"
+	"time"
+
+	"github.com/distsession/session/sticky"
+)
+
+// A request can be ended at every stage; then its connection is closed, and its
+// body.
+func TestDirectCancel(t *testing.T) {
+	reached := make(chan struct{}, 1)
+	reach := func() { reached <- struct{}{} }
+	ended := make(chan struct{}, 1)
+	gone := make(chan struct{}, 1)
+	for _, tt := range []struct {
+		name  string
+		dial  func(ctx context.Context, network, addr string) (net.Conn, error)
+		tls   bool
+		serve func(c net.Conn, r *bufio.Reader)
+		body  func() io.Reader
+		why   string
+		only  string // why http.Transport is not asked
+	}{
+		{name: "dial", only: "it dials on, for others", dial: func(ctx context.Context, _, _ string) (net.Conn, error) {
+			reach()
+			<-ctx.Done()
+			gone <- struct{}{}
+			return nil, ctx.Err()
+		}},
+		{name: "handshake", only: "it dials on, for others", tls: true, serve: func(c net.Conn, r *bufio.Reader) { r.ReadByte(); reach(); awaitEnd(c) }},
+		{name: "write", body: func() io.Reader { return endless{} }, serve: func(c net.Conn, r *bufio.Reader) {
+			r.ReadByte()
+			reach()
+			<-ended // and take nothing until then
+			awaitEnd(c)
+		}},
+		{name: "read of the request's body", only: "it waits for the read under way", body: func() io.Reader { return stuck{t} }, serve: func(c net.Conn, r *bufio.Reader) { r.ReadByte(); reach(); awaitEnd(c) },
+			why: "the client sends no more, and is not waited for"},
+		{name: "wait for the header", serve: func(c net.Conn, r *bufio.Reader) { takeRequest(r); reach(); awaitEnd(c) }},
+		{name: "header", serve: func(c net.Conn, r *bufio.Reader) {
+			takeRequest(r)
+			io.WriteString(c, "HTTP/1.1 200 OK\r\nContent-")
+			reach()
+			awaitEnd(c)
+		}},
+		{name: "after 103", serve: func(c net.Conn, r *bufio.Reader) {
+			takeRequest(r)
+			io.WriteString(c, "HTTP/1.1 103 Early Hints\r\n\r\n")
+			reach()
+			awaitEnd(c)
+		}},
+		{name: "body", serve: func(c net.Conn, r *bufio.Reader) {
+			takeRequest(r)
+			io.WriteString(c, "HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nhell")
+			reach()
+			awaitEnd(c)
+		}},
+		{name: "chunked body", serve: func(c net.Conn, r *bufio.Reader) {
+			takeRequest(r)
+			io.WriteString(c, "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n4\r\nhell\r\n")
+			reach()
+			awaitEnd(c)
+		}},
+		{name: "body without end", serve: func(c net.Conn, r *bufio.Reader) {
+			takeRequest(r)
+			io.WriteString(c, "HTTP/1.1 200 OK\r\n\r\nhell")
+			reach()
+			awaitEnd(c)
+		}, why: "what was read before must not pass for the whole"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			both(t, sticky.DirectOptions{Dial: tt.dial}, func(t *testing.T, rt http.RoundTripper) {
+				if _, std := rt.(*http.Transport); std && tt.only != "" {
+					t.Skip(tt.only)
+				}
+				s := newRawNode(t, func(_ int, c net.Conn, r *bufio.Reader) {
+					tt.serve(c, r)
+					gone <- struct{}{}
+				})
+				if tt.tls {
+					s.url = "https" + s.url[len("http"):]
+				}
+				cause := errors.New("enough")
+				ctx, cancel := context.WithCancelCause(t.Context())
+				b := newSpyBody("")
+				if tt.body != nil {
+					b.Reader = tt.body()
+				}
+				req := directRequest(t, "POST", s.url, b).WithContext(ctx)
+				if tt.body == nil {
+					req.Body = nil
+				}
+				done := make(chan error, 1)
+				go func() { done <- sendDirect(rt, req).err }()
+				wait(t, "the stage", reached)
+				cancel(cause)
+				select {
+				case err := <-done:
+					if !errors.Is(err, cause) {
+						t.Errorf("error %v (%s)", err, tt.why)
+					}
+				case <-time.After(patience):
+					t.Fatal("the request goes on")
+				}
+				if tt.name == "write" {
+					ended <- struct{}{}
+				}
+				wait(t, "the end of the connection", gone)
+				if tt.body != nil && tt.name != "read of the request's body" {
+					b.closedSoon(t)
+				}
+			})
+		})
+	}
+}
+
+func TestDirectCancelledBefore(t *testing.T) {
+	both(t, sticky.DirectOptions{}, func(t *testing.T, rt http.RoundTripper) {
+		s := answering(t, "HTTP/1.1 204 No Content\r\n\r\n")
+		ctx, cancel := context.WithCancel(t.Context())
+		cancel()
+		b := newSpyBody("hello")
+		if got := sendDirect(rt, directRequest(t, "POST", s.url, b).WithContext(ctx)); !errors.Is(got.err, context.Canceled) {
+			t.Error(got.err)
+		}
+		b.closedSoon(t)
+		if n := s.accepted(); n != 0 {
+			t.Errorf("%d connections", n)
+		}
+	})
+}
+
+// Contexts end mostly after their request, as that of a handler does.
+func TestDirectCancelledAfter(t *testing.T) {
+	both(t, sticky.DirectOptions{}, func(t *testing.T, rt http.RoundTripper) {
+		s := answering(t, "HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello")
+		for range 5 {
+			ctx, cancel := context.WithCancel(t.Context())
+			if got := sendDirect(rt, directRequest(t, "GET", s.url, nil).WithContext(ctx)); got.err != nil {
+				t.Fatal(got.err)
+			}
+			cancel()
+		}
+		if n := s.accepted(); n != 1 {
+			t.Errorf("%d connections: the contexts ended those of others", n)
+		}
+	})
+}
+
+func TestDirectHeaderTimeout(t *testing.T) {
+	const short = 50 * time.Millisecond
+	for _, tt := range []struct {
+		name  string
+		serve func(c net.Conn, r *bufio.Reader)
+		body  io.Reader
+		ok    bool
+		why   string
+	}{
+		{name: "no answer", serve: func(c net.Conn, r *bufio.Reader) { takeRequest(r); awaitEnd(c) }},
+		{name: "after a body", body: newSpyBody("hello"), serve: func(c net.Conn, r *bufio.Reader) { takeRequest(r); awaitEnd(c) }},
+		{name: "half a header", serve: func(c net.Conn, r *bufio.Reader) {
+			takeRequest(r)
+			io.WriteString(c, "HTTP/1.1 200 OK\r\nContent-")
+			awaitEnd(c)
+		}},
+		{name: "103 only", serve: func(c net.Conn, r *bufio.Reader) {
+			takeRequest(r)
+			io.WriteString(c, "HTTP/1.1 103 Early Hints\r\n\r\n")
+			awaitEnd(c)
+		}},
+		{name: "slow body", ok: true, serve: func(c net.Conn, r *bufio.Reader) {
+			takeRequest(r)
+			io.WriteString(c, "HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhell")
+			time.Sleep(3 * short)
+			io.WriteString(c, "o")
+			awaitEnd(c)
+		}, why: "only the header is timed"},
+		{name: "slow request", ok: true, body: &slow{wait: 3 * short}, serve: func(c net.Conn, r *bufio.Reader) {
+			takeRequest(r)
+			io.WriteString(c, "HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello")
+			awaitEnd(c)
+		}, why: "time runs from the end of the request"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel()
+			both(t, sticky.DirectOptions{HeaderTimeout: short}, func(t *testing.T, rt http.RoundTripper) {
+				s := newRawNode(t, func(_ int, c net.Conn, r *bufio.Reader) { tt.serve(c, r) })
+				got := sendDirect(rt, directRequest(t, "POST", s.url, tt.body))
+				switch {
+				case tt.ok && (got.err != nil || got.body != "hello"):
+					t.Errorf("%+v (%s)", got, tt.why)
+				case !tt.ok && !timedOut(got.err):
+					t.Errorf("error %v", got.err)
+				case !tt.ok && errors.Is(got.err, sticky.ErrNotSent):
+					t.Error("it was sent")
+				}
+			})
+		})
+	}
+}
+
+func wait(t *testing.T, what string, c <-chan struct{}) {
+	t.Helper()
+	select {
+	case <-c:
+	case <-time.After(patience):
+		t.Fatal("no sign of " + what)
+	}
+}
+
+// stuck gives no byte before the end of the test.
+type stuck struct{ t *testing.T }
+
+func (s stuck) Read([]byte) (int, error) {
+	<-s.t.Context().Done()
+	return 0, io.EOF
+}
+
+// slow gives three bytes, a wait before each.
+type slow struct {
+	wait time.Duration
+	n    int
+}
+
+func (s *slow) Read(p []byte) (int, error) {
+	if s.n = (s.n + 1) % 4; s.n == 0 {
+		return 0, io.EOF
+	}
+	time.Sleep(s.wait)
+	p[0] = 'x'
+	return 1, nil
+}
