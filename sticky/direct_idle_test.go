@@ -6,11 +6,13 @@ import (
 	"crypto/tls"
 	"errors"
 	"io"
+	"log"
 	"net"
 	"net/http"
 	"net/http/httptest"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -18,7 +20,10 @@ import (
 	"github.com/distsession/session/sticky"
 )
 
-const okHello = "HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello"
+const (
+	okHello = "HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello"
+	evil    = "HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nevil"
+)
 
 // A connection that ended while it was idle costs no request, not even one that
 // must not be repeated.
@@ -34,7 +39,7 @@ func TestDirectStale(t *testing.T) {
 			io.WriteString(c, "HTTP/1.1 408 Request Timeout\r\nConnection: close\r\n\r\n")
 			c.Close()
 		}},
-		{"response splitting", func(c net.Conn) { io.WriteString(c, "HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nevil") }},
+		{"response splitting", func(c net.Conn) { io.WriteString(c, evil) }},
 		{"one byte", func(c net.Conn) { io.WriteString(c, "\r") }},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
@@ -76,7 +81,7 @@ func TestDirectLeftoverIsNoResponse(t *testing.T) {
 	s := newRawNode(t, func(n int, c net.Conn, r *bufio.Reader) {
 		for takeRequest(r) {
 			if n == 0 {
-				io.WriteString(c, okHello+"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nevil")
+				io.WriteString(c, okHello+evil)
 				continue
 			}
 			io.WriteString(c, okHello)
@@ -431,23 +436,25 @@ func TestDirectIdleTimeout(t *testing.T) {
 func TestDirectTLS(t *testing.T) {
 	for _, version := range []uint16{tls.VersionTLS12, tls.VersionTLS13} {
 		t.Run(tls.VersionName(version), func(t *testing.T) {
-			var mu sync.Mutex
-			conns := map[net.Conn]bool{}
 			s := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { io.Copy(w, r.Body) }))
 			s.TLS = &tls.Config{MinVersion: version, MaxVersion: version}
 			s.EnableHTTP2 = true
-			s.Config.ConnState = func(c net.Conn, state http.ConnState) {
-				mu.Lock()
-				defer mu.Unlock()
-				conns[c] = state == http.StateIdle
+			s.Config.ErrorLog = log.New(io.Discard, "", 0)
+			var opened atomic.Int32
+			closed := make(chan struct{}, 10)
+			s.Config.ConnState = func(_ net.Conn, state http.ConnState) {
+				switch state {
+				case http.StateNew:
+					opened.Add(1)
+				case http.StateClosed:
+					closed <- struct{}{}
+				}
 			}
 			s.StartTLS()
 			defer s.Close()
 			pool := s.Client().Transport.(*http.Transport).TLSClientConfig.RootCAs
 			both(t, sticky.DirectOptions{TLS: &tls.Config{RootCAs: pool}}, func(t *testing.T, rt http.RoundTripper) {
-				mu.Lock()
-				clear(conns)
-				mu.Unlock()
+				opened.Store(0)
 				for range 3 {
 					got := sendDirect(rt, directRequest(t, "POST", s.URL, strings.NewReader("hello")))
 					if got.err != nil || got.body != "hello" || got.res.ProtoMajor != 1 {
@@ -457,34 +464,27 @@ func TestDirectTLS(t *testing.T) {
 						t.Errorf("TLS %v", got.res.TLS)
 					}
 				}
-				mu.Lock()
-				if len(conns) != 1 {
-					t.Errorf("%d connections: a session ticket is nothing unasked for", len(conns))
-				}
-				mu.Unlock()
-				if _, ok := rt.(*sticky.DirectTransport); !ok {
-					return
-				}
-				// The node closes: a POST does not notice.
-				eventually(t, "the connection is not idle", func() bool {
-					mu.Lock()
-					defer mu.Unlock()
-					for _, idle := range conns {
-						if !idle {
-							return false
-						}
-					}
-					return true
-				})
-				mu.Lock()
-				for c := range conns {
-					c.Close()
-				}
-				mu.Unlock()
-				if got := sendDirect(rt, directRequest(t, "POST", s.URL, newSpyBody("hello"))); got.err != nil {
-					t.Error(got.err)
+				if n := opened.Load(); n != 1 {
+					t.Errorf("%d connections: a session ticket is nothing unasked for", n)
 				}
 			})
+			wait(t, "the end of the connection of http.Transport", closed)
+			wait(t, "the end of that of DirectTransport", closed)
+
+			rt := direct(t, &sticky.DirectOptions{TLS: &tls.Config{RootCAs: pool}})
+			if got := sendDirect(rt, directRequest(t, "POST", s.URL, newSpyBody("hello"))); got.err != nil {
+				t.Fatal(got.err)
+			}
+			// The server closes connections that are idle, and so this one is, sooner
+			// or later. A POST does not notice.
+			eventually(t, "the server did not close", func() bool {
+				s.Config.SetKeepAlivesEnabled(false)
+				return len(closed) > 0
+			})
+			s.Config.SetKeepAlivesEnabled(true)
+			if got := sendDirect(rt, directRequest(t, "POST", s.URL, newSpyBody("hello"))); got.err != nil {
+				t.Error(got.err)
+			}
 			if got := sendDirect(direct(t, nil), directRequest(t, "GET", s.URL, nil)); !errors.Is(got.err, sticky.ErrNotSent) {
 				t.Errorf("a certificate of nobody's: %v", got.err)
 			}
@@ -500,34 +500,49 @@ func TestDirectTLSUnasked(t *testing.T) {
 	defer cert.Close()
 	config := cert.TLS.Clone()
 	config.NextProtos = nil
-	for _, records := range []int{1, 2} {
+	for _, second := range []bool{false, true} { // record, for what was not asked for
 		s := newRawNode(t, func(n int, c net.Conn, _ *bufio.Reader) {
-			over := tls.Server(c, config)
+			out := bufio.NewWriter(c)
+			over := tls.Server(segment{c, out}, config)
 			r := bufio.NewReader(over)
 			for takeRequest(r) {
 				switch {
 				case n > 0:
 					io.WriteString(over, okHello)
-				case records == 1:
-					io.WriteString(over, okHello+okHello)
+				case second:
+					io.WriteString(over, okHello)
+					io.WriteString(over, evil)
 				default:
-					// Both records in one segment.
-					over.Write([]byte(okHello))
-					over.Write([]byte("HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nevil"))
+					io.WriteString(over, okHello+evil)
 				}
+				out.Flush()
 			}
 		})
 		rt := direct(t, &sticky.DirectOptions{TLS: cert.Client().Transport.(*http.Transport).TLSClientConfig})
-		got := sendDirect(rt, directRequest(t, "GET", "https"+strings.TrimPrefix(s.url, "http"), nil))
-		if got.err != nil || got.body != "hello" {
-			t.Fatalf("%+v", got)
-		}
-		eventually(t, "the bytes did not arrive", func() bool {
+		for range 3 {
 			got := sendDirect(rt, directRequest(t, "GET", "https"+strings.TrimPrefix(s.url, "http"), nil))
-			if got.err != nil || got.body == "evil" {
+			if got.err != nil || got.body != "hello" {
 				t.Fatalf("%+v", got)
 			}
-			return s.accepted() == 2
-		})
+		}
+		if n := s.accepted(); n != 2 {
+			t.Errorf("%d connections", n)
+		}
 	}
+}
+
+// segment keeps what is written until something is to be read, so that it
+// arrives at once.
+type segment struct {
+	net.Conn
+	out *bufio.Writer
+}
+
+func (s segment) Write(p []byte) (int, error) { return s.out.Write(p) }
+
+func (s segment) Read(p []byte) (int, error) {
+	if err := s.out.Flush(); err != nil {
+		return 0, err
+	}
+	return s.Conn.Read(p)
 }
