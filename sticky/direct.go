@@ -170,6 +170,10 @@ func (t *DirectTransport) connect(ctx context.Context, req *http.Request, trace 
 	if c == nil {
 		var err error
 		if c, err = t.dial(ctx, to, trace); err != nil {
+			// The dialer takes over the context's deadline, and may be first.
+			if end, ok := ctx.Deadline(); ok && ctx.Done() != nil && !time.Now().Before(end) {
+				<-ctx.Done()
+			}
 			if ctx.Err() != nil {
 				err = context.Cause(ctx)
 			}
