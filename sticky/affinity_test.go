@@ -251,7 +251,9 @@ func cookieProxy(t testing.TB, o sticky.Options, ids ...string) *sticky.Proxy {
 	return newProxy(t, named(ids...), o)
 }
 
-func withCookie(v string) func(*http.Request) { return func(r *http.Request) { r.Header.Add("Cookie", v) } }
+func withCookie(v string) func(*http.Request) {
+	return func(r *http.Request) { r.Header.Add("Cookie", v) }
+}
 
 func TestCookie(t *testing.T) {
 	p := cookieProxy(t, sticky.Options{}, "a", "b", "c")

@@ -12,21 +12,21 @@ import (
 // own replays, over a fresh connection to the same node, keep to the same rule.
 func (x *exchange) prepareBody(out *http.Request) (replayable bool) {
 	retry := &x.p.o.Retry
-	idempotent := !retry.NoIdempotencyKey && out.Header.Get("Idempotency-Key") != ""
+	twice := retry.Attempts > 1 && retry.Budget > 0
+	idempotent := twice && !retry.NoIdempotencyKey && out.Header.Get("Idempotency-Key") != ""
 	if out.Body == nil || out.Body == http.NoBody {
 		switch out.Method {
 		case http.MethodGet, http.MethodHead, http.MethodOptions:
-			return true
+			replayable = twice
+		default:
+			replayable = idempotent
 		}
-		if idempotent {
-			return true
-		}
-		if out.Method == http.MethodTrace || out.Header["Idempotency-Key"] != nil || out.Header["X-Idempotency-Key"] != nil {
-			// net/http would replay this. It does not replay a body that it
-			// cannot make anew, even if nothing comes of it.
+		if !replayable && replayedByHTTP(out) {
+			// It does not replay a body that it cannot make anew, even if nothing
+			// comes of it.
 			out.Body = io.NopCloser(eof{})
 		}
-		return false
+		return replayable
 	}
 	x.body = &replayBody{src: out.Body}
 	if idempotent && retry.MaxBody > 0 && out.ContentLength <= int64(retry.MaxBody) {
@@ -35,6 +35,16 @@ func (x *exchange) prepareBody(out *http.Request) (replayable bool) {
 	out.Body = x.body.attempt()
 	out.GetBody = nil
 	return idempotent
+}
+
+// replayedByHTTP tells whether net/http's transport would send a request without
+// a body once more when a kept connection dies.
+func replayedByHTTP(r *http.Request) bool {
+	switch r.Method {
+	case http.MethodGet, http.MethodHead, http.MethodOptions, http.MethodTrace:
+		return true
+	}
+	return r.Header["Idempotency-Key"] != nil || r.Header["X-Idempotency-Key"] != nil
 }
 
 type eof struct{}

@@ -53,11 +53,13 @@ func real(t testing.TB, id string, h http.Handler) sticky.Node {
 func front(t testing.TB, h http.Handler) *httptest.Server {
 	t.Helper()
 	s := httptest.NewUnstartedServer(h)
-	s.Config.ErrorLog = slog.NewLogLogger(slog.DiscardHandler, slog.LevelError)
+	s.Config.ErrorLog = quietLog
 	s.Start()
 	t.Cleanup(s.Close)
 	return s
 }
+
+var quietLog = slog.NewLogLogger(slog.DiscardHandler, slog.LevelError)
 
 // roundTripper is nodes that answer without a network.
 type roundTripper func(*http.Request) (*http.Response, error)
@@ -96,8 +98,17 @@ func request(method, remote string, edit ...func(*http.Request)) *http.Request {
 
 func serve(h http.Handler, r *http.Request) *httptest.ResponseRecorder {
 	w := httptest.NewRecorder()
-	h.ServeHTTP(w, r)
+	h.ServeHTTP(final{w}, r)
 	return w
+}
+
+// final passes 1xx over, which ResponseRecorder takes for the answer.
+type final struct{ *httptest.ResponseRecorder }
+
+func (w final) WriteHeader(code int) {
+	if code >= 200 {
+		w.ResponseRecorder.WriteHeader(code)
+	}
 }
 
 // cluster is nodes on a network in memory, for tests in a bubble of
@@ -141,7 +152,7 @@ func newCluster(t testing.TB, ids ...string) *cluster {
 func (c *cluster) add(id string) *member {
 	m := &member{c: c, id: id, conns: make(chan net.Conn), health: 200}
 	m.h = http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { io.WriteString(w, id) })
-	m.server = &http.Server{Handler: m, ErrorLog: slog.NewLogLogger(slog.DiscardHandler, slog.LevelError)}
+	m.server = &http.Server{Handler: m, ErrorLog: quietLog}
 	c.mu.Lock()
 	c.hosts[id+":80"] = m
 	c.mu.Unlock()
@@ -254,6 +265,7 @@ func (m *member) Addr() net.Addr { return &net.TCPAddr{} }
 // proxy over the whole cluster.
 func (c *cluster) proxy(o sticky.Options, ids ...string) *sticky.Proxy {
 	o.Dial = c.dial
+	c.t.Cleanup(func() { time.Sleep(time.Minute) }) // net/http's own dials end by themselves
 	return newProxy(c.t, named(ids...), o)
 }
 
@@ -268,8 +280,8 @@ func stateOf(t testing.TB, p *sticky.Proxy, id string) sticky.NodeStatus {
 	return sticky.NodeStatus{}
 }
 
-// raw sends text to a server and returns what it answers until it closes, or
-// until the answers hold.
+// raw sends text to a server and returns what it answers until it closes the
+// connection.
 func raw(t testing.TB, addr, text string) string {
 	t.Helper()
 	c, err := net.Dial("tcp", addr)
@@ -281,7 +293,20 @@ func raw(t testing.TB, addr, text string) string {
 	if _, err := io.WriteString(c, text); err != nil {
 		t.Fatal(err)
 	}
-	c.(*net.TCPConn).CloseWrite()
 	b, _ := io.ReadAll(bufio.NewReader(c))
 	return string(b)
+}
+
+// failDial is a dial that this machine cannot make.
+func failDial() func(context.Context, string, string) (net.Conn, error) {
+	return func(ctx context.Context, network, addr string) (net.Conn, error) {
+		return nil, &net.OpError{Op: "dial", Net: network, Err: os.NewSyscallError("socket", syscall.EMFILE)}
+	}
+}
+
+// contextWithTimeout is canceled after d, as a server's is when the client goes.
+func contextWithTimeout(t testing.TB, d time.Duration) (context.Context, context.CancelFunc) {
+	ctx, cancel := context.WithCancel(t.Context())
+	time.AfterFunc(d, cancel)
+	return ctx, cancel
 }

@@ -98,8 +98,8 @@ type Options struct {
 	DialTimeout time.Duration
 
 	// HeaderTimeout is how long a node may take, once it has the whole request,
-	// to begin its answer; then it is 504, or another node's turn. If 0, it is 30
-	// seconds; negative: for ever.
+	// to begin its answer, and before that, to take some more of it; then it is
+	// 504, or another node's turn. If 0, it is 30 seconds; negative: for ever.
 	HeaderTimeout time.Duration
 
 	// IdleTimeout is how long an unused connection to a node is kept. It should
@@ -221,8 +221,10 @@ type Health struct {
 
 // Retry says how often a request may be sent.
 type Retry struct {
-	// Attempts is how many nodes may get a request, one after the other; 0 is 3, 1
-	// is none but the first. Nodes that refuse the connection do not count.
+	// Attempts is how many nodes may get a request, one after the other; 0 is 3.
+	// With 1 nothing is sent a second time, not even to the same node over a
+	// fresh connection because a kept one had died. Nodes that refuse the
+	// connection do not count.
 	Attempts int
 
 	// Budget is how many requests may be sent again after they were sent, as a

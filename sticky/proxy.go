@@ -80,6 +80,7 @@ func New(nodes []Node, opts *Options) (*Proxy, error) {
 // whoever recovers must panic on with that one.
 func (p *Proxy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	if r.Method == http.MethodConnect {
+		w.Header().Set("Connection", "close") // what follows is no request, if it wanted a tunnel
 		http.Error(w, "CONNECT is for forward proxies", http.StatusMethodNotAllowed)
 		return
 	}

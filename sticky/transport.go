@@ -24,7 +24,7 @@ func (p *Proxy) newTransport() *http.Transport {
 			if err != nil {
 				return nil, err
 			}
-			return &countedConn{Conn: c}, nil
+			return &countedConn{Conn: c, patience: max(p.o.HeaderTimeout, 0)}, nil
 		},
 		TLSClientConfig:        p.o.TLS.Clone(),
 		TLSHandshakeTimeout:    p.o.DialTimeout,
@@ -46,13 +46,19 @@ func http1() *http.Protocols {
 	return &p
 }
 
-// countedConn knows how much was written to it.
+// countedConn knows how much was written to it. It does not wait for ever for a
+// node that takes nothing any more: net/http counts the HeaderTimeout only from
+// the end of the request.
 type countedConn struct {
 	net.Conn
-	written atomic.Int64
+	written  atomic.Int64
+	patience time.Duration // 0: none
 }
 
 func (c *countedConn) Write(b []byte) (int, error) {
+	if c.patience > 0 {
+		c.SetWriteDeadline(time.Now().Add(c.patience))
+	}
 	n, err := c.Conn.Write(b)
 	if n > 0 {
 		c.written.Add(int64(n))
