@@ -123,7 +123,7 @@ func TestDirectEarlyResponse(t *testing.T) {
 					t.Errorf("%+v", got)
 				}
 				close(heard)
-				wait(t, "the end of the connection, on which half a request lies", gone)
+				awaitSignal(t, "the end of the connection, on which half a request lies", gone)
 				b.closedSoon(t)
 			})
 		})
@@ -177,7 +177,7 @@ func TestDirectRequestBodyFails(t *testing.T) {
 					t.Errorf("error %v", got.err)
 				}
 				b.closedSoon(t)
-				wait(t, "the end of the connection", gone)
+				awaitSignal(t, "the end of the connection", gone)
 			})
 		})
 	}

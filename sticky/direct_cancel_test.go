@@ -100,7 +100,7 @@ func TestDirectCancel(t *testing.T) {
 				}
 				done := make(chan error, 1)
 				go func() { done <- sendDirect(rt, req).err }()
-				wait(t, "the stage", reached)
+				awaitSignal(t, "the stage", reached)
 				cancel(cause)
 				select {
 				case err := <-done:
@@ -113,7 +113,7 @@ func TestDirectCancel(t *testing.T) {
 				if tt.name == "write" {
 					ended <- struct{}{}
 				}
-				wait(t, "the end of the connection", gone)
+				awaitSignal(t, "the end of the connection", gone)
 				if tt.body != nil && tt.name != "read of the request's body" {
 					b.closedSoon(t)
 				}
@@ -207,7 +207,7 @@ func TestDirectHeaderTimeout(t *testing.T) {
 	}
 }
 
-func wait(t *testing.T, what string, c <-chan struct{}) {
+func awaitSignal(t *testing.T, what string, c <-chan struct{}) {
 	t.Helper()
 	select {
 	case <-c:

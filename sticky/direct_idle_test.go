@@ -65,7 +65,7 @@ func TestDirectStale(t *testing.T) {
 				}
 				if i == 0 {
 					close(read)
-					wait(t, "the node's deed", done)
+					awaitSignal(t, "the node's deed", done)
 				}
 			}
 			if n := s.accepted(); n != 2 {
@@ -206,7 +206,7 @@ func TestDirectNotSentMeansByNoAttempt(t *testing.T) {
 	if got := sendDirect(rt, directRequest(t, "GET", url, nil)); got.err == nil || errors.Is(got.err, sticky.ErrNotSent) {
 		t.Error(got.err)
 	}
-	wait(t, "the node's end", served)
+	awaitSignal(t, "the node's end", served)
 }
 
 func TestDirectBodyNotRead(t *testing.T) {
@@ -231,7 +231,7 @@ func TestDirectBodyNotRead(t *testing.T) {
 			if _, err := res.Body.Read(make([]byte, 2)); err == nil || err == io.EOF {
 				t.Errorf("read after close: %v", err)
 			}
-			wait(t, "the end of the connection", gone)
+			awaitSignal(t, "the end of the connection", gone)
 		}
 	})
 }
@@ -259,7 +259,7 @@ func TestDirectCloseEndsRead(t *testing.T) {
 			}
 		}()
 		res.Body.Close()
-		wait(t, "the end of Read", done)
+		awaitSignal(t, "the end of Read", done)
 	})
 }
 
@@ -468,8 +468,8 @@ func TestDirectTLS(t *testing.T) {
 					t.Errorf("%d connections: a session ticket is nothing unasked for", n)
 				}
 			})
-			wait(t, "the end of the connection of http.Transport", closed)
-			wait(t, "the end of that of DirectTransport", closed)
+			awaitSignal(t, "the end of the connection of http.Transport", closed)
+			awaitSignal(t, "the end of that of DirectTransport", closed)
 
 			rt := direct(t, &sticky.DirectOptions{TLS: &tls.Config{RootCAs: pool}})
 			if got := sendDirect(rt, directRequest(t, "POST", s.URL, newSpyBody("hello"))); got.err != nil {
