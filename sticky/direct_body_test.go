@@ -54,7 +54,7 @@ func TestDirectRequestBodies(t *testing.T) {
 			edit: func(r *http.Request) {
 				r.Trailer = http.Header{"T": nil}
 				r.ContentLength = -1
-				r.Body = io.NopCloser(io.MultiReader(strings.NewReader("hello"), readerFunc(func([]byte) (int, error) {
+				r.Body = io.NopCloser(io.MultiReader(strings.NewReader("hello"), readFunc(func([]byte) (int, error) {
 					r.Trailer.Set("T", "end")
 					return 0, io.EOF
 				})))
@@ -89,9 +89,9 @@ func TestDirectRequestBodies(t *testing.T) {
 	}
 }
 
-type readerFunc func([]byte) (int, error)
+type readFunc func([]byte) (int, error)
 
-func (f readerFunc) Read(p []byte) (int, error) { return f(p) }
+func (f readFunc) Read(p []byte) (int, error) { return f(p) }
 
 // A node may answer long before it has been told everything.
 func TestDirectEarlyResponse(t *testing.T) {
@@ -157,8 +157,8 @@ func TestDirectRequestBodyFails(t *testing.T) {
 		length int64
 		err    error
 	}{
-		{"at once", readerFunc(func([]byte) (int, error) { return 0, broken }), -1, broken},
-		{"later", io.MultiReader(strings.NewReader("hello"), readerFunc(func([]byte) (int, error) { return 0, broken })), 100_000, broken},
+		{"at once", readFunc(func([]byte) (int, error) { return 0, broken }), -1, broken},
+		{"later", io.MultiReader(strings.NewReader("hello"), readFunc(func([]byte) (int, error) { return 0, broken })), 100_000, broken},
 		{"too short", strings.NewReader("hello"), 100, nil},
 		{"too long", strings.NewReader("hello"), 3, nil},
 	} {

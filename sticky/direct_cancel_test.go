@@ -8,6 +8,7 @@ import (
 	"net"
 	"net/http"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/distsession/session/sticky"
@@ -237,4 +238,63 @@ func (s *slow) Read(p []byte) (int, error) {
 	time.Sleep(s.wait)
 	p[0] = 'x'
 	return 1, nil
+}
+
+// A deadline that was set for one request is of no harm to the connection, nor
+// to the responses after it.
+func TestDirectHeaderTimeoutPasses(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		conns := 0
+		var pause time.Duration
+		rt := sticky.NewDirectTransport(&sticky.DirectOptions{HeaderTimeout: 16 * time.Second, IdleTimeout: time.Hour, Dial: dialing(func(c net.Conn) {
+			conns++
+			r := bufio.NewReader(c)
+			for takeRequest(r) {
+				time.Sleep(pause)
+				io.WriteString(c, okHello[:len(okHello)-1])
+				time.Sleep(pause)
+				io.WriteString(c, okHello[len(okHello)-1:])
+			}
+		})})
+		defer rt.CloseIdleConnections()
+		for _, wait := range []time.Duration{0, 0, time.Second, 16 * time.Second, 17 * time.Second, time.Minute} {
+			time.Sleep(wait)
+			for _, pause = range []time.Duration{0, time.Second, 15 * time.Second} {
+				if got := sendDirect(rt, directRequest(t, "POST", "http://node", nil)); got.err != nil || got.body != "hello" {
+					t.Errorf("after %v, %v: %+v", wait, pause, got)
+				}
+			}
+		}
+		if conns != 1 {
+			t.Errorf("%d connections", conns)
+		}
+		pause = 18 * time.Second
+		begin := time.Now()
+		if got := sendDirect(rt, directRequest(t, "POST", "http://node", nil)); !timedOut(got.err) {
+			t.Errorf("%+v", got)
+		}
+		if took := time.Since(begin); took < 16*time.Second || took > 17*time.Second+10*time.Millisecond { // a look at a pipe takes one
+			t.Errorf("timed out after %v", took)
+		}
+		time.Sleep(time.Minute) // the node's end
+	})
+}
+
+func TestDirectHeaderTimeoutIsNotOfTheNewProtocol(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		rt := sticky.NewDirectTransport(&sticky.DirectOptions{HeaderTimeout: time.Second, Dial: dialing(func(c net.Conn) {
+			takeRequest(bufio.NewReader(c))
+			io.WriteString(c, "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: echo\r\n\r\n")
+			time.Sleep(time.Hour)
+			io.WriteString(c, "hello")
+		})})
+		res, err := rt.RoundTrip(directRequest(t, "GET", "http://node", nil))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if b, err := io.ReadAll(res.Body); err != nil || string(b) != "hello" {
+			t.Errorf("%q, %v", b, err)
+		}
+		res.Body.Close()
+	})
 }

@@ -35,10 +35,10 @@ type directConn struct {
 	sent     atomic.Bool // any byte of the request
 	writeErr error
 
-	mu       sync.Mutex
-	cause    error // why it was aborted
-	heading  bool  // a response's header is awaited
-	deadline bool  // is set, for the header
+	mu      sync.Mutex
+	cause   error     // why it was aborted
+	heading bool      // a response's header is awaited
+	until   time.Time // the deadline for reading, if there is one
 }
 
 func (t *DirectTransport) dial(ctx context.Context, to nodeAddr, trace *httptrace.ClientTrace) (*directConn, error) {
@@ -141,28 +141,35 @@ func (c *directConn) begin(limit int64) {
 	c.heading = true // nobody else has the connection yet
 }
 
-// await bounds the rest of the wait for the response's header.
+// await bounds the rest of the wait for the response's header: it takes up to a
+// sixteenth longer than d. Setting a deadline costs as much as a small system
+// call, so one that is far enough ahead, from an earlier request, will do.
 func (c *directConn) await(d time.Duration) {
 	if d <= 0 {
 		return
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.heading {
-		c.deadline = true
-		c.conn.SetReadDeadline(time.Now().Add(d))
+	if !c.heading {
+		return
+	}
+	now := time.Now()
+	if least, most := now.Add(d), now.Add(d+d/16); c.until.Before(least) || c.until.After(most) {
+		c.until = most
+		c.conn.SetReadDeadline(most)
 	}
 }
 
-// headed ends that wait.
-func (c *directConn) headed() {
+// headed ends that wait. If the whole response is here already, the deadline may
+// stand.
+func (c *directConn) headed(whole bool) {
 	c.limit = math.MaxInt64
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.heading = false
-	if c.deadline {
-		c.deadline = false
-		c.conn.SetReadDeadline(time.Time{})
+	if !whole && !c.until.IsZero() {
+		c.until = time.Time{}
+		c.conn.SetReadDeadline(c.until)
 	}
 }
 
@@ -204,6 +211,10 @@ func (c *directConn) writeFailure(u *upload) error {
 func (c *directConn) quiet() bool {
 	if c.br.Buffered() > 0 {
 		return false
+	}
+	if !c.until.IsZero() && !time.Now().Before(c.until) {
+		c.until = time.Time{}
+		c.conn.SetReadDeadline(c.until)
 	}
 	var b [1]byte
 	if c.tls == nil {

@@ -77,10 +77,11 @@ func (x *directExchange) do(ctx context.Context, head int) (*http.Response, *dir
 	if err != nil {
 		return nil, x.fail(err)
 	}
-	x.c.headed()
+	switched := switchesProtocol(res)
+	x.c.headed(!switched && (res.Body == http.NoBody || res.ContentLength >= 0 && int64(x.c.br.Buffered()) >= res.ContentLength))
 	x.up.settled()
 	res.TLS = x.c.tls
-	if switchesProtocol(res) {
+	if switched {
 		// What is left of the request would go to whoever speaks the new protocol.
 		if !x.up.complete() {
 			return nil, x.fail(errSwitched)
