@@ -79,7 +79,7 @@ func (c *commit) replaceRecord(old *Record) error {
 	} else {
 		fresh.User, fresh.Created, fresh.SignedIn, fresh.Device = old.User, old.Created, old.SignedIn, old.Device
 	}
-	token, send := c.token, c.send
+	token, send, saves := c.token, c.send, c.saves
 	if err := c.create(fresh); err != nil {
 		return err
 	}
@@ -91,7 +91,7 @@ func (c *commit) replaceRecord(old *Record) error {
 				c.m.log.Warn("session: a new session that nobody holds could not be deleted; it will expire", "id", mine.ID, "error", e)
 			}
 		}
-		c.rec, c.token, c.send = old, token, send
+		c.rec, c.token, c.send, c.saves = old, token, send, saves
 		return err
 	}
 	if err := c.trim(mine, old); err != nil {
@@ -136,7 +136,7 @@ func (c *commit) claim(old *Record, token string) (won bool, err error) {
 				return false, err
 			}
 		}
-		now, lookErr := c.reload(token)
+		now, lookErr := c.reloadAtLeast(token, old.Version+1)
 		switch {
 		case lookErr == nil && now.Replaced && now.Device == c.rec.ID:
 			if few := new(tooFewError); errors.As(err, &few) {

@@ -221,7 +221,7 @@ func (c *commit) saved(rec *Record, sealed string) {
 	done := *rec
 	done.Version++
 	done.Tag = nil
-	c.rec = &done
+	c.rec, c.saves = &done, true
 	if sealed != "" {
 		c.token, c.stale, c.send = sealed, true, sendSet
 	}

@@ -70,9 +70,7 @@ func Encrypted(store Store, keys [][]byte) (Store, error) {
 	for _, key := range keys {
 		s.keys = append(s.keys, append([]byte(nil), key...))
 	}
-	if scanner, ok := As[Scanner](store); ok {
-		return &encryptedScanner{s, scanner}, nil
-	}
+	s.abilities = s.links()
 	return s, nil
 }
 
@@ -80,6 +78,9 @@ func Encrypted(store Store, keys [][]byte) (Store, error) {
 func serverSide(wrapper, name string, store Store) error {
 	if isNil(store) {
 		return configError("%s: %s is nil; make one with Open, or with a constructor such as NewMemoryStore", wrapper, name)
+	}
+	if err := misconfiguration(store); err != nil {
+		return err
 	}
 	if isClientSide(store) {
 		return configError("%s: %s keeps its sessions with the client; it takes a server-side store", wrapper, name)
@@ -96,26 +97,51 @@ const (
 // to the store that it wraps.
 type encrypted struct {
 	Store
-	keys [][]byte
+	keys      [][]byte
+	abilities Store // what As finds behind it
 }
 
-// encryptedScanner is an encrypted store that can scan.
-type encryptedScanner struct {
+// links builds the chain that As walks from an encrypted store.
+func (s *encrypted) links() (chain Store) {
+	chain = s.Store
+	if scanner, ok := As[Scanner](s.Store); ok {
+		chain = &encryptedScanner{encryptedLink{s, chain}, scanner}
+	}
+	if loader, ok := As[AtLeaster](s.Store); ok {
+		chain = &encryptedAtLeaster{encryptedLink{s, chain}, loader}
+	}
+	return chain
+}
+
+// encryptedLink is a Store, for As asks for one.
+type encryptedLink struct {
 	*encrypted
-	scanner Scanner
+	next Store
 }
 
-func (s *encrypted) Unwrap() Store { return s.Store }
+func (l *encryptedLink) Unwrap() Store { return l.next }
+
+type (
+	encryptedScanner struct {
+		encryptedLink
+		scanner Scanner
+	}
+	encryptedAtLeaster struct {
+		encryptedLink
+		loader AtLeaster
+	}
+)
+
+func (s *encrypted) Unwrap() Store { return s.abilities }
 
 // Load implements Store.
 func (s *encrypted) Load(ctx context.Context, token string) (*Record, error) {
 	return s.open(s.Store.Load(ctx, token))
 }
 
-// LoadAtLeast implements AtLeaster. A store that does not answer from copies
-// always returns the newest.
-func (s *encrypted) LoadAtLeast(ctx context.Context, token string, version int64) (*Record, error) {
-	return s.open(loadAtLeast(ctx, s.Store, token, version))
+// LoadAtLeast implements AtLeaster.
+func (s *encryptedAtLeaster) LoadAtLeast(ctx context.Context, token string, version int64) (*Record, error) {
+	return s.open(s.loader.LoadAtLeast(ctx, token, version))
 }
 
 // Save implements Store.
@@ -183,14 +209,16 @@ func (s *encrypted) cipher(key []byte, id string) (cipher.AEAD, error) {
 // loadAtLeast is LoadAtLeast of a store that answers from copies, and Load of
 // any other.
 func loadAtLeast(ctx context.Context, s Store, token string, version int64) (*Record, error) {
-	if a, ok := As[AtLeaster](s); ok && version > 0 {
-		return a.LoadAtLeast(ctx, token, version)
+	if version > 0 {
+		if a, ok := As[AtLeaster](s); ok {
+			return a.LoadAtLeast(ctx, token, version)
+		}
 	}
 	return s.Load(ctx, token)
 }
 
 var (
 	_ Store     = (*encrypted)(nil)
-	_ AtLeaster = (*encrypted)(nil)
+	_ AtLeaster = (*encryptedAtLeaster)(nil)
 	_ Scanner   = (*encryptedScanner)(nil)
 )

@@ -70,3 +70,24 @@ func MovedLongAgo(ctx context.Context, s Store, token string) {
 		panic(err)
 	}
 }
+
+// Forever is the age of a copy that no clock can tell the age of.
+const Forever = forever
+
+// CopyAge is the age of a copy since whose check the clocks have gone on so far.
+func CopyAge(monotonic, wall, told time.Duration) time.Duration {
+	then := instant{wall: time.Unix(1e9, 0), told: time.Unix(1e9, 0)}
+	at := instant{monotonic, then.wall.Add(wall), then.told.Add(told)}
+	return at.since(then)
+}
+
+// Copies is how many records a Cached store has in memory.
+func Copies(s Store) (n int) {
+	c, _ := As[*cached](s)
+	for i := range c.shards {
+		c.shards[i].mu.Lock()
+		n += len(c.shards[i].records)
+		c.shards[i].mu.Unlock()
+	}
+	return n
+}

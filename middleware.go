@@ -88,7 +88,8 @@ type Manager struct {
 	store     Store
 	toucher   Toucher // nil: the store is touched by a Save
 	transport Transport
-	maxToken  int // 0: the transport does not say
+	versions  VersionTransport // nil: the store does not answer from copies, or the transport carries none
+	maxToken  int              // 0: the transport does not say
 	vary      string
 
 	opts        Options
@@ -114,6 +115,9 @@ func New(store Store, opts *Options) (*Manager, error) {
 	}
 	if isNil(store) {
 		return nil, configError("the store is nil; make one with Open, or with a constructor such as NewMemoryStore")
+	}
+	if err := misconfiguration(store); err != nil {
+		return nil, err
 	}
 	for _, d := range []struct {
 		name string
@@ -162,6 +166,9 @@ func New(store Store, opts *Options) (*Manager, error) {
 		m.touchEvery, m.resealAfter = m.lifetime/10, m.lifetime/2
 	}
 	m.toucher, _ = As[Toucher](store)
+	if _, ok := As[AtLeaster](store); ok {
+		m.versions, _ = transport.(VersionTransport)
+	}
 	if t, ok := transport.(interface{ MaxToken() int }); ok {
 		m.maxToken = t.MaxToken()
 	}
@@ -213,9 +220,10 @@ func (m *Manager) From(ctx context.Context) (*Session, error) {
 
 // Session returns the session that token stands for, a new one if it stands
 // for none. It is for what does not come over HTTP: gRPC, a queue. Call Commit
-// when done.
+// when done. Nothing goes with the token that tells which version the caller has
+// seen, so a store that answers from copies may return an older one.
 func (m *Manager) Session(ctx context.Context, token string) (*Session, error) {
-	return m.load(ctx, token, m.clock())
+	return m.load(ctx, token, 0, m.clock())
 }
 
 // Commit saves what was changed in a session that Session returned, and
@@ -255,12 +263,13 @@ func (m *Manager) Stats() Stats {
 	}
 }
 
-// load returns the session behind token, for a request that began at start.
-func (m *Manager) load(ctx context.Context, token string, start time.Time) (*Session, error) {
+// load returns the session behind token, in a version that the client has seen
+// or a newer one, for a request that began at start.
+func (m *Manager) load(ctx context.Context, token string, version int64, start time.Time) (*Session, error) {
 	wall := time.Now()
 	now := m.at(wall)
 	s := &Session{m: m, token: token, born: now}
-	rec, err := m.loadRecord(s.call.begin(ctx, wall.Add(m.timeout)), token, now)
+	rec, err := m.loadRecord(s.call.begin(ctx, wall.Add(m.timeout)), token, version, now)
 	s.call.end()
 	if err == nil {
 		if err = s.view.read(rec); err != nil {
@@ -292,11 +301,11 @@ func (m *Manager) load(ctx context.Context, token string, start time.Time) (*Ses
 	return s, nil
 }
 
-func (m *Manager) loadRecord(ctx context.Context, token string, now time.Time) (*Record, error) {
+func (m *Manager) loadRecord(ctx context.Context, token string, version int64, now time.Time) (*Record, error) {
 	if token == "" {
 		return nil, ErrNotFound
 	}
-	rec, err := m.store.Load(ctx, token)
+	rec, err := loadAtLeast(ctx, m.store, token, version)
 	if err != nil {
 		return nil, err
 	}

@@ -66,7 +66,8 @@ func openMigrating(ctx context.Context, u *url.URL) (Store, error) {
 //
 // It has the abilities that both stores have. A session that moves while
 // DeleteUser ends it may be counted twice. A client-side store is ErrConfig, and
-// so is Migrating as the Revoked of one, which has no sessions that could move.
+// so is a Cached one, which goes around Migrating, and Migrating as the Revoked of
+// a client-side store, which has no sessions that could move.
 func Migrating(to, from Store) (Store, error) {
 	if err := serverSide("migrating", "to", to); err != nil {
 		return nil, err
@@ -75,6 +76,8 @@ func Migrating(to, from Store) (Store, error) {
 		return nil, err
 	}
 	switch {
+	case isCached(to) || isCached(from):
+		return nil, configError("migrating: to or from is Cached, and a move needs the truth; put Cached around Migrating")
 	case isMigrating(to) || isMigrating(from):
 		return nil, configError("migrating: to or from is Migrating itself; finish one move before the next begins")
 	case sameStore(to, from):
@@ -123,11 +126,11 @@ func (s *migrating) Close() error { return errors.Join(Close(s.to), Close(s.from
 
 // Load implements Store.
 func (s *migrating) Load(ctx context.Context, token string) (*Record, error) {
-	return s.LoadAtLeast(ctx, token, 0)
+	return s.load(ctx, token, 0)
 }
 
-// LoadAtLeast implements AtLeaster.
-func (s *migrating) LoadAtLeast(ctx context.Context, token string, version int64) (*Record, error) {
+// load is Load, and LoadAtLeast where one of the stores has it.
+func (s *migrating) load(ctx context.Context, token string, version int64) (*Record, error) {
 	if !WellFormed(token) {
 		return nil, ErrNotFound
 	}
@@ -218,7 +221,4 @@ func MoveAll(ctx context.Context, store Store) (int, error) {
 	return moved, nil
 }
 
-var (
-	_ Store     = (*migrating)(nil)
-	_ AtLeaster = (*migrating)(nil)
-)
+var _ Store = (*migrating)(nil)

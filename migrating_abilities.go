@@ -23,6 +23,9 @@ func (s *migrating) links() (chain Store) {
 	if both[Scanner](s) {
 		chain = &migratingScanner{migratingLink{s, chain}}
 	}
+	if either[AtLeaster](s) {
+		chain = &migratingAtLeaster{migratingLink{s, chain}}
+	}
 	if to, from := cleaner(s.to), cleaner(s.from); to != nil || from != nil {
 		chain = &migratingCleaner{migratingLink{s, chain}}
 	}
@@ -38,6 +41,12 @@ func both[T any](s *migrating) bool {
 	_, to := As[T](s.to)
 	_, from := As[T](s.from)
 	return to && from
+}
+
+func either[T any](s *migrating) bool {
+	_, to := As[T](s.to)
+	_, from := As[T](s.from)
+	return to || from
 }
 
 func ability[T any](s Store) T {
@@ -59,6 +68,7 @@ type (
 	migratingUserDeleter struct{ migratingLink }
 	migratingScanner     struct{ migratingLink }
 	migratingCleaner     struct{ migratingLink }
+	migratingAtLeaster   struct{ migratingLink }
 
 	// migratingLeaser leases from one of the stores. During a deploy that may
 	// be another one on another node, and two nodes clean, which is no harm.
@@ -154,6 +164,12 @@ func (l *migratingScanner) Scan(ctx context.Context) iter.Seq2[*Record, error] {
 	}
 }
 
+// LoadAtLeast implements AtLeaster. A store that is none always returns the
+// newest.
+func (l *migratingAtLeaster) LoadAtLeast(ctx context.Context, token string, version int64) (*Record, error) {
+	return l.load(ctx, token, version)
+}
+
 // Lease implements Leaser.
 func (l *migratingLeaser) Lease(ctx context.Context, name string, d time.Duration) (bool, error) {
 	return l.leaser.Lease(ctx, name, d)
@@ -188,4 +204,5 @@ var (
 	_ Scanner     = (*migratingScanner)(nil)
 	_ Cleaner     = (*migratingCleaner)(nil)
 	_ Leaser      = (*migratingLeaser)(nil)
+	_ AtLeaster   = (*migratingAtLeaster)(nil)
 )

@@ -54,7 +54,8 @@ func (q *request) session() (*Session, error) {
 	q.load.Lock()
 	defer q.load.Unlock()
 	if !q.looked {
-		q.s, q.err = q.m.load(q.Context, q.m.transport.Token(q.r), q.start)
+		token := q.m.transport.Token(q.r)
+		q.s, q.err = q.m.load(q.Context, token, q.m.versionSeen(q.r, token), q.start)
 		if q.s != nil {
 			q.s.q = q
 		}
@@ -116,23 +117,22 @@ func (q *request) commit(s *Session) error {
 	return nil
 }
 
-// tell puts what the client is to be told of its token into the header. s.mu is
+// tell puts what the client is to be told of its session into the header. s.mu is
 // held.
 func (q *request) tell(s *Session) {
 	q.told.Store(true)
+	told := true
 	switch {
 	case s.send == sendSet && s.rec != nil: // nil: Destroy was called, and failed
-		var expires time.Time
-		if s.rec.Persist {
-			expires = s.rec.Deadline
-		}
-		q.m.transport.SetToken(q.out.inner, q.r, s.token, expires)
+		q.m.transport.SetToken(q.out.inner, q.r, s.token, s.rec.keptUntil())
 	case s.send == sendClear:
 		q.m.transport.ClearToken(q.out.inner, q.r)
 	default:
-		return
+		told = false
 	}
-	q.keepPrivate()
+	if q.tellVersion(s) || told {
+		q.keepPrivate()
+	}
 }
 
 // keepPrivate keeps shared caches from handing one user's token to another
@@ -152,7 +152,7 @@ func (q *request) keepPrivate() {
 	}
 	if len(own) > 0 {
 		slices.Sort(own)
-		q.m.log.Warn("session: a response that sets the token must not be cached for others; its header was replaced by Cache-Control: no-store",
+		q.m.log.Warn("session: a response that sets the session's cookies must not be cached for others; its header was replaced by Cache-Control: no-store",
 			"path", q.r.URL.Path, "was", strings.Join(own, "; "))
 	}
 }

@@ -106,6 +106,9 @@ type tokenTag struct {
 
 // newRevocations checks the answer to "what does signing out do?".
 func newRevocations(kind string, store Store, irrevocable bool, life time.Duration, now func() time.Time) (*revocations, error) {
+	if err := misconfiguration(store); err != nil {
+		return nil, err
+	}
 	switch {
 	case store == nil && !irrevocable:
 		return nil, configError(`%s: signing out cannot end a token that the client keeps: set Revoked to a server-side store (in a URL: revoked=…) that remembers what ended, or set Irrevocable (irrevocable=true) if a copied token may live until it expires`, kind)

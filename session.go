@@ -40,7 +40,8 @@ type Session struct {
 	persists bool // Persist changed it
 
 	// What the client is to be told.
-	send sendToken
+	send  sendToken
+	saves bool // rec was saved by this request
 
 	first error // Err
 	fatal error // fails the commit

@@ -202,8 +202,11 @@ type (
 		Scan(ctx context.Context) iter.Seq2[*Record, error]
 	}
 
-	// AtLeaster is for stores that answer from copies: LoadAtLeast returns the
-	// record in this version or a newer one.
+	// AtLeaster is for stores that answer from copies, and for no others, for the
+	// manager sets a cookie for it (VersionTransport): LoadAtLeast returns the
+	// record in this version or a newer one. A client may claim any version: of
+	// one that was never written it returns the newest there is, after one look
+	// at where the truth is.
 	AtLeaster interface {
 		LoadAtLeast(ctx context.Context, token string, version int64) (*Record, error)
 	}
@@ -242,6 +245,22 @@ func As[T any](s Store) (T, bool) {
 	}
 	var none T
 	return none, false
+}
+
+// touched returns the record as it is after a Touch: no time goes backwards, and
+// none past the Deadline.
+func (r *Record) touched(seen, expires time.Time) *Record {
+	moved := *r
+	if seen.After(r.Seen) {
+		moved.Seen = seen
+	}
+	if !r.Deadline.IsZero() && expires.After(r.Deadline) {
+		expires = r.Deadline
+	}
+	if expires.After(r.Expires) {
+		moved.Expires = expires
+	}
+	return &moved
 }
 
 // isNil tells a store that is not there, also as a nil pointer.

@@ -161,18 +161,9 @@ func (s *MemoryStore) Touch(_ context.Context, id string, seen, expires time.Tim
 	if e == nil || e.rec.Replaced || e.rec.Expired(s.now()) {
 		return ErrNotFound
 	}
-	rec := *e.rec
-	if seen.After(rec.Seen) {
-		rec.Seen = seen
-	}
-	if !rec.Deadline.IsZero() && expires.After(rec.Deadline) {
-		expires = rec.Deadline
-	}
-	if expires.After(rec.Expires) {
-		rec.Expires = expires
-	}
+	rec := e.rec.touched(seen, expires)
 	s.remove(e)
-	s.add(&rec)
+	s.add(rec)
 	return nil
 }
 

@@ -191,6 +191,23 @@ func (t CookieTransport) clearSecond(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
+// version is the name of the cookie that goes with the session's, where the store
+// answers from copies.
+func (t CookieTransport) version() string { return t.name() + ".v" }
+
+// Version implements VersionTransport.
+func (t CookieTransport) Version(r *http.Request) string { return oneCookie(r, t.version()) }
+
+// SetVersion implements VersionTransport.
+func (t CookieTransport) SetVersion(w http.ResponseWriter, _ *http.Request, version string, expires time.Time) {
+	t.set(w, t.version(), version, expires)
+}
+
+// ClearVersion implements VersionTransport.
+func (t CookieTransport) ClearVersion(w http.ResponseWriter, _ *http.Request) {
+	t.unset(w, t.version())
+}
+
 // Vary implements Transport.
 func (t CookieTransport) Vary() string { return "Cookie" }
 
@@ -317,6 +334,12 @@ func isDomain(s string) bool {
 type HeaderTransport struct {
 	Request  string // if "", it is "Authorization"; its scheme is Bearer, other headers hold the token alone
 	Response string // if "", it is "Session-Token"
+
+	// Versions is the header, of responses and requests, that goes with the token
+	// where the store answers from copies (see VersionTransport): a client that
+	// sends back the last one that it got reads its own writes on every node. If
+	// "", it is "Session-Version".
+	Versions string
 }
 
 func (t HeaderTransport) request() string {
@@ -331,6 +354,13 @@ func (t HeaderTransport) response() string {
 		return "Session-Token"
 	}
 	return t.Response
+}
+
+func (t HeaderTransport) versions() string {
+	if t.Versions == "" {
+		return "Session-Version"
+	}
+	return http.CanonicalHeaderKey(t.Versions)
 }
 
 // Token implements Transport. A header that stands there twice is none.
@@ -360,6 +390,24 @@ func (t HeaderTransport) ClearToken(w http.ResponseWriter, _ *http.Request) {
 	w.Header().Set(t.response(), "")
 }
 
+// Version implements VersionTransport. A header that stands there twice is none.
+func (t HeaderTransport) Version(r *http.Request) string {
+	if lines := r.Header[t.versions()]; len(lines) == 1 {
+		return lines[0]
+	}
+	return ""
+}
+
+// SetVersion implements VersionTransport.
+func (t HeaderTransport) SetVersion(w http.ResponseWriter, _ *http.Request, version string, _ time.Time) {
+	w.Header().Set(t.versions(), version)
+}
+
+// ClearVersion implements VersionTransport.
+func (t HeaderTransport) ClearVersion(w http.ResponseWriter, _ *http.Request) {
+	w.Header().Set(t.versions(), "")
+}
+
 // Vary implements Transport.
 func (t HeaderTransport) Vary() string { return t.request() }
 
@@ -367,13 +415,17 @@ func (t HeaderTransport) Vary() string { return t.request() }
 func (t HeaderTransport) MaxToken() int { return maxCookies }
 
 func (t HeaderTransport) check() error {
-	for _, name := range []string{t.request(), t.response()} {
+	for _, name := range []string{t.request(), t.response(), t.versions()} {
 		if !isToken(name) {
 			return configError("HeaderTransport: %q is not a header's name", name)
 		}
 	}
 	if hasPrefix(strings.ToLower(t.response()), "set-cookie", "authorization", "cookie") {
 		return configError("HeaderTransport: Response cannot be %s; use a header of its own such as Session-Token", t.response())
+	}
+	switch v := t.versions(); {
+	case hasPrefix(strings.ToLower(v), "set-cookie", "authorization", "cookie"), v == t.request(), v == http.CanonicalHeaderKey(t.response()):
+		return configError("HeaderTransport: Versions cannot be %s; use a header of its own such as Session-Version", v)
 	}
 	return nil
 }

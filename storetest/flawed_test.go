@@ -80,6 +80,14 @@ func TestEveryFlawIsFound(t *testing.T) {
 		{"an ended context is not found", []string{"a context that has ended never makes a live session ErrNotFound"}},
 		{"deleting nothing is an error", []string{"deleting nothing is no error"}},
 		{"caches", []string{"another handle sees a write at once", "after Delete the token opens nothing"}},
+		{"passes over no copy", []string{
+			"LoadAtLeast shows a client its own writes on every handle, whatever copies there are",
+			"a user reads their own writes on every node, whatever copies there are",
+		}},
+		{"believes every version", []string{
+			"LoadAtLeast of a version that was never written returns the newest",
+			"a version that a client invents is no error and costs no more than a load",
+		}},
 		{"Close ends all", []string{"Close ends one handle and leaves the others working"}},
 		{"lists markers", []string{"a Replaced marker is not listed, scanned or counted"}},
 		{"keeps no markers", []string{
@@ -153,8 +161,11 @@ func flawed(flaw string) func() storetest.Backend {
 		s := &flawedStore{flaw: flaw, clock: &storetest.Clock{}, records: map[string]*session.Record{}, ended: map[string]time.Time{}, entered: map[string]string{}}
 		return storetest.Backend{
 			Open: func() session.Store {
-				if flaw == "caches" {
+				switch flaw {
+				case "caches":
 					return &cachingStore{flawedStore: s, cache: map[string]session.Record{}}
+				case "passes over no copy", "believes every version":
+					return &versionedStore{cachingStore{flawedStore: s, cache: map[string]session.Record{}}}
 				}
 				return s
 			},
@@ -420,6 +431,21 @@ func (c *cachingStore) Load(ctx context.Context, token string) (*session.Record,
 	rec, err := c.flawedStore.Load(ctx, token)
 	if err == nil {
 		c.cache[token] = *rec
+	}
+	return rec, err
+}
+
+// versionedStore has what tells it that its copy is old, and is wrong about it.
+type versionedStore struct{ cachingStore }
+
+func (v *versionedStore) LoadAtLeast(ctx context.Context, token string, version int64) (*session.Record, error) {
+	rec, err := v.Load(ctx, token)
+	if err != nil || rec.Version >= version || v.has("passes over no copy") {
+		return rec, err
+	}
+	rec, err = v.flawedStore.Load(ctx, token)
+	if err == nil && rec.Version < version {
+		return nil, errors.New("the version that the client has seen is lost")
 	}
 	return rec, err
 }

@@ -31,6 +31,8 @@ var httpPromises = &suite{
 		{"100 requests that Update one counter at once: 100", hundredUpdates},
 		{"a request that only reads never writes the values back", readerWritesNothing},
 		{"of 20 requests that Take one value exactly one gets it", takeOnce},
+		{"a user reads their own writes on every node, whatever copies there are", ownWritesOverHTTP},
+		{"a version that a client invents is no error and costs no more than a load", inventedVersions},
 	}, serverSignInPromises, serverCommitPromises, serverFailurePromises, serverTimePromises, serverHeaderPromises),
 	clientSide: clientHTTPPromises,
 }
@@ -146,7 +148,7 @@ func inventedTokens(t *place) {
 			t.Errorf("%s: the log shows the token", h.Name)
 		}
 	}
-	if writes := n.store.Calls() - n.store.Calls(Load); writes != 0 {
+	if writes := n.store.Calls() - n.loads(); writes != 0 {
 		t.Errorf("%d calls of the store were no Load", writes)
 	}
 	// A visitor who then writes gets a token of ours, not the one presented.
@@ -247,6 +249,7 @@ func bearerJourney(t *place) {
 		t.Error("after signing out the client still has a token")
 	}
 	token = last
+	t.settle()
 	ask(one, "/read").nobody(t, "with the token of a session that was ended")
 }
 
@@ -254,6 +257,7 @@ func outsideOfHTTP(t *place) {
 	one, two := t.node(session.Options{}), t.node(session.Options{})
 	with := func(n *node, token string, f func(s *session.Session)) string {
 		t.Helper()
+		t.settle() // nothing tells what the caller has seen
 		s, err := n.m.Session(t.Context(), token)
 		if err != nil {
 			t.Fatalf("Session: %v", err)
@@ -315,6 +319,7 @@ func bothChangesSurvive(t *place) {
 	if e1, e2 := <-errsOne, <-errsTwo; e1 != nil || e2 != nil {
 		t.Errorf("Err: %v and %v", e1, e2)
 	}
+	t.settle() // the changes were another browser's
 	for _, n := range []*node{one, two} {
 		if a := b.see(n, "/read"); a.Cart != "pen" || a.Theme != "dark" || a.User != "alice" {
 			t.Errorf("of two changes remains %s", a.body)
@@ -339,6 +344,7 @@ func hundredUpdates(t *place) {
 	if failed.Load() > 0 {
 		t.Errorf("%d of 100 requests failed:\n%s%s", failed.Load(), nodes[0].log, nodes[1].log)
 	}
+	t.settle() // of the versions it has seen the browser keeps the one that came last
 	if a := b.see(nodes[1], "/read"); a.Count != 100 || a.Cart != "book" {
 		t.Errorf("the counter is %d; want 100", a.Count)
 	}
@@ -362,6 +368,84 @@ func readerWritesNothing(t *place) {
 	}
 	if a := b.see(one, "/read"); a.Cart != "pen" || a.Theme != "dark" {
 		t.Errorf("after a reader that was slower than a writer: %s", a.body)
+	}
+}
+
+func ownWritesOverHTTP(t *place) {
+	nodes := []*node{t.node(session.Options{}), t.node(session.Options{}), t.node(session.Options{})}
+	b := t.browser()
+	b.see(nodes[0], "/set?cart=book")
+	step := 0
+	everywhere := func(when, user string) {
+		t.Helper()
+		for i := range nodes {
+			n := nodes[(step+i)%len(nodes)]
+			if a := b.see(n, "/read"); a.User != user || a.Count != step {
+				t.Fatalf("%s, after %d updates, node %d shows %s", when, step, (step+i)%len(nodes), a.body)
+			}
+		}
+	}
+	for _, path := range []string{"/signin?user=alice", "/renew", "/set?theme=dark", "/remember", "/signin?user=alice"} {
+		for range 4 {
+			step++
+			user := b.see(nodes[step%len(nodes)], "/inc").User
+			everywhere("anywhere", user)
+		}
+		b.see(nodes[step%len(nodes)], path)
+		everywhere("after "+path, "alice")
+	}
+	b.see(nodes[1], "/signout")
+	step = 0
+	everywhere("after the sign-out", "")
+}
+
+func inventedVersions(t *place) {
+	one, two := t.node(session.Options{}), t.node(session.Options{})
+	if !one.versioned() {
+		t.Skip("this store does not answer from copies, so the browser has no version to send")
+	}
+	b := t.signedIn(one, "alice")
+	other := t.signedIn(one, "bob")
+	id := b.see(two, "/read").ID
+	forger := t.browser() // with no cookies of its own
+	for _, tt := range []struct{ version, why string }{
+		{id[:8] + ".9223372036854775807", "the largest"},
+		{id[:8] + ".4611686018427387905", "Migrating's other range"},
+		{id[:8] + ".1000", "not written yet"},
+		{id[:8] + ".1", "an old one: a copy may have it"},
+		{id[:8] + ".9223372036854775808", "too large"},
+		{id[:8] + ".0", "before the first"},
+		{id[:8] + ".-1", "negative"},
+		{id[:8] + ".+1", "not as we write it"},
+		{id[:8] + ".0001", "not as we write it"},
+		{id[:8] + ".1.1", "not a number"},
+		{id[:8] + ".", "no number"},
+		{id[:8], "no number"},
+		{id, "longer than any"},
+		{"." + id[:8], "short tag"},
+		{id[:8] + "." + strings.Repeat("9", 1000), "long"},
+		{other.cookie(versionName), "another session's"},
+		{"1", "no tag"},
+		{"", "nothing"},
+	} {
+		for _, n := range []*node{one, two} {
+			for range 2 {
+				n.store.Reset()
+				a := forger.see(n, "/read", "Cookie", cookieName+"="+b.token()+"; "+versionName+"="+tt.version)
+				a.shows(t, tt.why, "alice", "book")
+				if calls := n.store.Calls(); calls != 1 || len(a.header["Set-Cookie"]) != 0 {
+					t.Errorf("%q (%s): %d calls of the store, Set-Cookie %q; want one load and none", tt.version, tt.why, calls, a.header["Set-Cookie"])
+				}
+			}
+		}
+	}
+	// Nor is it in the way of the versions that follow.
+	b.keep(versionName, id[:8]+".9223372036854775807")
+	for i := range 3 {
+		b.see(one, "/inc")
+		if a := b.see(two, "/read"); a.Count != i+1 {
+			t.Errorf("after %d updates: %s", i+1, a.body)
+		}
 	}
 }
 

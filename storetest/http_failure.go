@@ -86,13 +86,13 @@ func handlerAnswers(t *place) {
 	})
 	b := t.signedIn(n, "alice")
 	n.store.Reset()
-	n.store.Set(Load, Fail(errAway))
+	n.set(Load, Fail(errAway))
 	a := b.get(n, "/own")
 	if a.status != http.StatusTeapot || a.body != "a page without you" || a.setsCookie() {
 		t.Errorf("status %d, body %q, Set-Cookie %q", a.status, a.body, a.header["Set-Cookie"])
 	}
-	if n.store.Calls(Load) != 1 {
-		t.Errorf("the failing store was asked %d times in one request", n.store.Calls(Load))
+	if n.loads() != 1 {
+		t.Errorf("the failing store was asked %d times in one request", n.loads())
 	}
 }
 
@@ -197,7 +197,7 @@ func stallingStore(t *place) {
 	healthy := t.node(session.Options{})
 	b := t.signedIn(healthy, "alice")
 	for _, m := range []Method{Load, Save} {
-		n.store.Set(m, Stall())
+		n.set(m, Stall())
 		b.get(n, "/set?cart=lost").unavailable(t, "a store that stalls at "+string(m))
 		n.store.Heal()
 	}
@@ -227,7 +227,7 @@ func undecodable(t *place) {
 	b := t.signedIn(n, "alice")
 	old := b.token()
 	n.store.Reset()
-	n.store.Set(Load, Fail(fmt.Errorf("%w: the record cannot be decoded: checksum differs", session.ErrNotFound)))
+	n.set(Load, Fail(fmt.Errorf("%w: the record cannot be decoded: checksum differs", session.ErrNotFound)))
 	a := b.see(n, "/read")
 	a.nobody(t, "a record that cannot be decoded")
 	if a.setsCookie() || n.store.Calls() != 1 {
@@ -274,7 +274,7 @@ func nothingSecretInLogs(t *place) {
 	visit("/mistype")
 	for _, fault := range []Fault{Fail(errAway), Stall(), LoseAnswer(errAway)} {
 		for _, m := range []Method{Load, Save, Delete} {
-			n.store.Set(m, fault)
+			n.set(m, fault)
 			for _, path := range []string{"/set?theme=" + string(m), "/renew", "/inc", "/signout"} {
 				if m == Delete && path != "/signout" {
 					continue

@@ -5,6 +5,7 @@ import (
 	"maps"
 	"net/http"
 	"net/url"
+	"regexp"
 	"slices"
 	"strings"
 
@@ -23,9 +24,32 @@ var serverHeaderPromises = []promise{
 const (
 	setCookie   = "Set-Cookie: __Host-session=TOKEN; Path=/; HttpOnly; Secure; SameSite=Lax"
 	clearCookie = "Set-Cookie: __Host-session=; Path=/; Max-Age=0; HttpOnly; Secure; SameSite=Lax"
+
+	// What goes with them where the store answers from copies.
+	setVersion   = "Set-Cookie: __Host-session.v=VERSION; Path=/; HttpOnly; Secure; SameSite=Lax"
+	clearVersion = "Set-Cookie: __Host-session.v=; Path=/; Max-Age=0; HttpOnly; Secure; SameSite=Lax"
 )
 
-// lines returns the headers that sessions have to do with, in order.
+// withVersions adds to the lines what a store that answers from copies makes of
+// them.
+func (n *node) withVersions(lines []string) []string {
+	if !n.versioned() {
+		return lines
+	}
+	var all []string
+	for _, line := range lines {
+		switch all = append(all, line); line {
+		case setCookie:
+			all = append(all, setVersion)
+		case clearCookie:
+			all = append(all, clearVersion)
+		}
+	}
+	return all
+}
+
+// lines returns the headers that sessions have to do with, in order; for token
+// stands TOKEN, and VERSION for a version that is of the session it opens.
 func (a *answer) lines(token string) []string {
 	var all []string
 	for _, name := range slices.Sorted(maps.Keys(a.header)) {
@@ -36,11 +60,16 @@ func (a *answer) lines(token string) []string {
 		for _, v := range a.header[name] {
 			if token != "" {
 				v = strings.ReplaceAll(v, token, "TOKEN")
+				v = versionOf(session.ID(token)).ReplaceAllString(v, "${1}VERSION$2")
 			}
 			all = append(all, name+": "+v)
 		}
 	}
 	return all
+}
+
+func versionOf(id string) *regexp.Regexp {
+	return regexp.MustCompile("^(" + regexp.QuoteMeta(versionName) + "=)" + id[:8] + `\.[1-9][0-9]*(;)`)
 }
 
 func goldenHeaders(t *place) {
@@ -107,8 +136,8 @@ func goldenHeaders(t *place) {
 		{"/signout", "there is nothing to clear", vary},
 	} {
 		a := b.get(n, tt.path)
-		if got := a.lines(b.token()); !slices.Equal(got, tt.want) {
-			t.Errorf("%s (%s):\n got %s\nwant %s", tt.path, tt.why, listing(got), listing(tt.want))
+		if got, want := a.lines(b.token()), n.withVersions(tt.want); !slices.Equal(got, want) {
+			t.Errorf("%s (%s):\n got %s\nwant %s", tt.path, tt.why, listing(got), listing(want))
 		}
 	}
 	n.store.SetAll(Fail(errAway))
@@ -130,6 +159,9 @@ func cacheable(t *place) {
 	})
 	b := t.signedIn(n, "alice")
 	want := []string{"Cache-Control: public, max-age=600", "Vary: Cookie"}
+	if n.versioned() {
+		want = []string{"Cache-Control: no-store", setVersion, "Vary: Cookie"}
+	}
 	if got := b.see(n, "/public").lines(b.token()); !slices.Equal(got, want) {
 		t.Errorf("got %s; want %s", listing(got), listing(want))
 	}

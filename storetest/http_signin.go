@@ -106,6 +106,7 @@ func renewKeeps(t *place) {
 	if b.token() == old.token() || a.ID == before.ID {
 		t.Errorf("Renew left the token or the ID")
 	}
+	t.settle()
 	for _, n := range []*node{one, two} {
 		got := b.see(n, "/read")
 		got.shows(t, "after Renew", "alice", "book")
@@ -131,6 +132,7 @@ func signOutEnds(t *place) {
 	if b.token() != "" || !a.setsCookie() {
 		t.Errorf("the browser still holds the cookie; Set-Cookie %q", a.header["Set-Cookie"])
 	}
+	t.settle()
 	for _, n := range []*node{one, two} {
 		got := thief.see(n, "/read")
 		got.nobody(t, "with a copy of the cookie")
@@ -189,6 +191,7 @@ func slowAfterSignOut(t *place) {
 		if a.setsCookie() {
 			t.Errorf("a slow request that %s set a cookie: %q", change.what, a.header["Set-Cookie"])
 		}
+		t.settle()
 		for _, n := range []*node{one, two} {
 			thief.see(n, "/read").nobody(t, "after a slow request that "+change.what)
 			late.see(n, "/read").nobody(t, "in the browser of a slow request that "+change.what)
@@ -308,6 +311,7 @@ func (t *place) endAll(n *node, keep string) {
 		t.supported(err)
 		t.Fatalf("DeleteUser: %v", err)
 	}
+	t.settle()
 }
 
 func signOutEverywhere(t *place) {
@@ -438,6 +442,7 @@ func devices(t *place) {
 	if err := two.store.Delete(t.Context(), seen["phone"]); err != nil {
 		t.Fatalf("Delete: %v", err)
 	}
+	t.settle()
 	phone.see(one, "/read").nobody(t, "the device that was signed out")
 	laptop.see(one, "/read").shows(t, "the other device", "alice", "")
 }
@@ -456,6 +461,7 @@ func maxSessions(t *place) {
 	}
 	other := t.browser()
 	other.see(one, "/signin?user=bob")
+	t.settle()
 	for i, want := range []string{"", "", "alice", "alice"} {
 		for _, n := range []*node{one, two} {
 			if a := browsers[i].see(n, "/read"); a.User != want {

@@ -37,7 +37,7 @@ func idleEnds(t *place) {
 		if !a.IsNew || a.Replaced {
 			t.Errorf("IsNew %t, Replaced %t; want a new session", a.IsNew, a.Replaced)
 		}
-		if writes := n.store.Calls() - n.store.Calls(Load); writes != 0 {
+		if writes := n.store.Calls() - n.loads(); writes != 0 {
 			t.Errorf("%d writes for a session that has ended", writes)
 		}
 	}
@@ -158,7 +158,7 @@ func touchedSeldom(t *place) {
 	if n.store.Calls(Save) != 0 {
 		t.Errorf("readers saved %d times", n.store.Calls(Save))
 	}
-	if writes := n.store.Calls() - n.store.Calls(Load); writes != 2 {
+	if writes := n.store.Calls() - n.loads(); writes != 2 {
 		t.Errorf("25 readers wrote %d times", writes)
 	}
 }

@@ -275,6 +275,7 @@ func anotherHandleSees(t *place) {
 		rec := t.load(b, token)
 		rec.Data = fmt.Appendf(nil, `{"i":%d}`, i)
 		token = t.save(b, rec, token)
+		t.settle()
 		got := t.load(a, token)
 		if d := diff(got, rec); d != "" || got.Version != 2 {
 			t.Fatalf("the first handle does not see what the second saved: %s (version %d)", d, got.Version)

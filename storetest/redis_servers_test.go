@@ -39,21 +39,35 @@ func TestRedisSentinel(t *testing.T) {
 	})
 }
 
-func onRedis(t *testing.T, replicas int, open func() redis.UniversalClient) {
+// Nodes with copies of their own, over one server.
+func TestCachedRedisServer(t *testing.T) {
+	addr := servers.Redis(t).Addr
 	fresh := func(t *testing.T) storetest.Backend {
 		clock := &storetest.Clock{}
-		prefix := session.NewToken()[:8] + ":"
-		return storetest.Backend{
-			Open: func() session.Store {
-				client := open()
-				t.Cleanup(func() { client.Close() })
-				return session.NewRedisStore(client, &session.RedisOptions{
-					Prefix: prefix, Replicas: replicas, ReplicaTimeout: 2 * time.Second, Now: clock.Now,
-				})
-			},
-			Advance: clock.Advance,
-		}
+		return copying(redisPlace(t, clock, 0, func() redis.UniversalClient {
+			return redis.NewClient(&redis.Options{Addr: addr, ContextTimeoutEnabled: true})
+		}), clock)
 	}
 	t.Run("Store", func(t *testing.T) { storetest.Run(t, fresh) })
 	t.Run("HTTP", func(t *testing.T) { storetest.RunHTTP(t, fresh) })
+}
+
+func onRedis(t *testing.T, replicas int, open func() redis.UniversalClient) {
+	fresh := func(t *testing.T) storetest.Backend { return redisPlace(t, &storetest.Clock{}, replicas, open) }
+	t.Run("Store", func(t *testing.T) { storetest.Run(t, fresh) })
+	t.Run("HTTP", func(t *testing.T) { storetest.RunHTTP(t, fresh) })
+}
+
+func redisPlace(t *testing.T, clock *storetest.Clock, replicas int, open func() redis.UniversalClient) storetest.Backend {
+	prefix := session.NewToken()[:8] + ":"
+	return storetest.Backend{
+		Open: func() session.Store {
+			client := open()
+			t.Cleanup(func() { client.Close() })
+			return session.NewRedisStore(client, &session.RedisOptions{
+				Prefix: prefix, Replicas: replicas, ReplicaTimeout: 2 * time.Second, Now: clock.Now,
+			})
+		},
+		Advance: clock.Advance,
+	}
 }

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"math"
 	"math/rand/v2"
 	"runtime"
 	"sync"
@@ -27,6 +28,8 @@ var serverSavePromises = []promise{
 	{"of several that save one version exactly one wins", oneSaveWins},
 	{"400 increments by compare-and-set over two handles: 400", countBySaves},
 	{"LoadAtLeast returns that version or a newer one", loadAtLeast},
+	{"LoadAtLeast shows a client its own writes on every handle, whatever copies there are", ownWrites},
+	{"LoadAtLeast of a version that was never written returns the newest", inventedVersion},
 }
 
 // touchPromises are asked of a store that is a Toucher.
@@ -284,6 +287,7 @@ func countBySaves(t *place) {
 		})
 	}
 	wg.Wait()
+	t.settle()
 	rec := t.load(handles[0], token)
 	if want := fmt.Sprint(writers * each); string(rec.Data) != want || rec.Version != int64(writers*each+1) {
 		t.Errorf("the counter is %s at version %d; want %s at version %d", rec.Data, rec.Version, want, writers*each+1)
@@ -331,6 +335,67 @@ func loadAtLeast(t *place) {
 	t.wantErr("LoadAtLeast of a malformed token", err, session.ErrNotFound)
 }
 
+// loadAtLeast is LoadAtLeast, which must succeed.
+func (t *place) loadAtLeast(s session.Store, token string, version int64) *session.Record {
+	t.Helper()
+	rec, err := ability[session.AtLeaster](t, s).LoadAtLeast(t.Context(), token, version)
+	t.supported(err)
+	if err != nil || rec == nil {
+		t.Fatalf("LoadAtLeast(%d) = %s, %v; want a live session", version, describe(rec), err)
+	}
+	return rec
+}
+
+func ownWrites(t *place) {
+	handles := []session.Store{t.open(), t.open(), t.open()}
+	ability[session.AtLeaster](t, handles[0])
+	token := t.create(handles[0], "alice")
+	for version := int64(1); version <= 12; version++ {
+		for _, s := range handles {
+			rec := t.loadAtLeast(s, token, version)
+			if rec.Version != version {
+				t.Fatalf("the client has seen version %d, and a handle shows %d", version, rec.Version)
+			}
+			if again := t.load(s, token); again.Version < version {
+				t.Fatalf("a handle that has shown version %d goes back to %d", version, again.Version)
+			}
+		}
+		writer := handles[version%int64(len(handles))]
+		rec := t.load(writer, token)
+		rec.Data = fmt.Appendf(nil, `{"version":%d}`, version+1)
+		t.save(writer, rec, token)
+	}
+	// What has ended is seen as well.
+	if err := handles[0].Delete(t.Context(), session.ID(token)); err != nil {
+		t.Fatalf("Delete: %v", err)
+	}
+	for _, s := range handles {
+		_, err := ability[session.AtLeaster](t, s).LoadAtLeast(t.Context(), token, 14)
+		t.wantErr("LoadAtLeast of a version that only where the truth is can be known, after Delete", err, session.ErrNotFound)
+	}
+}
+
+func inventedVersion(t *place) {
+	a, b := t.open(), t.open()
+	ability[session.AtLeaster](t, a)
+	token := t.create(a, "alice")
+	t.load(b, token)
+	for round := int64(1); round <= 3; round++ {
+		for _, invented := range []int64{round + 1, 1000, 1 << 40, 1<<62 - 1, 1 << 62, 1<<62 + round, math.MaxInt64, 0, -1, math.MinInt64} {
+			for _, s := range []session.Store{a, b} {
+				if rec := t.loadAtLeast(s, token, invented); invented > 1 && rec.Version != round {
+					t.Fatalf("LoadAtLeast(%d) returns version %d; the newest is %d", invented, rec.Version, round)
+				}
+			}
+		}
+		rec := t.load(b, token)
+		t.save(b, rec, token) // what was invented is in nobody's way
+	}
+	if rec := t.loadAtLeast(a, token, 4); rec.Version != 4 {
+		t.Fatalf("LoadAtLeast(4) returns version %d", rec.Version)
+	}
+}
+
 // touch calls Touch, which must succeed.
 func (t *place) touch(s session.Store, id string, seen, expires time.Time) {
 	t.Helper()
@@ -347,6 +412,7 @@ func touchMovesForward(t *place) {
 	for range 3 {
 		want.Seen, want.Expires = want.Seen.Add(time.Minute), want.Expires.Add(time.Minute)
 		t.touch(a, want.ID, want.Seen, want.Expires)
+		t.settle()
 		if d := diff(t.load(b, token), want); d != "" {
 			t.Fatal(d)
 		}
@@ -422,6 +488,7 @@ func saveAfterTouch(t *place) {
 		t.touch(b, rec.ID, rec.Seen.Add(time.Minute), rec.Expires.Add(time.Minute))
 		rec.Data = fmt.Appendf(nil, `{"n":%d}`, want)
 		t.save(a, rec, token)
+		t.settle()
 		if got := t.load(b, token); got.Version != want || !bytes.Equal(got.Data, rec.Data) {
 			t.Fatalf("after a touch and a save: version %d, Data %s", got.Version, got.Data)
 		}

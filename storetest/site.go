@@ -13,6 +13,8 @@ import (
 	"net/http/cookiejar"
 	"net/http/httptest"
 	"net/url"
+	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -27,7 +29,10 @@ var (
 	count = session.NewKey[int]("count")
 )
 
-const cookieName = "__Host-session"
+const (
+	cookieName  = "__Host-session"
+	versionName = "__Host-session.v"
+)
 
 // node is one server of a site: a manager of its own over a handle of its own.
 type node struct {
@@ -57,6 +62,24 @@ func (t *place) node(opts session.Options) *node {
 	n.routes()
 	n.serve(n.m.Handler(n.mux))
 	return n
+}
+
+// set is the store's Set; Load is LoadAtLeast too.
+func (n *node) set(m Method, fault Fault) {
+	n.store.Set(m, fault)
+	if m == Load {
+		n.store.Set(LoadAtLeast, fault)
+	}
+}
+
+// loads is how often the store was asked for a session.
+func (n *node) loads() int { return n.store.Calls(Load, LoadAtLeast) }
+
+// versioned tells whether the store answers from copies, so that the manager
+// keeps the version that the browser has seen in a second cookie.
+func (n *node) versioned() bool {
+	_, ok := session.As[session.AtLeaster](n.store)
+	return ok
 }
 
 // serve makes the node answer with another handler than its manager's.
@@ -219,22 +242,33 @@ func (t *place) browser() *browser {
 var home = &url.URL{Scheme: "https", Host: "127.0.0.1", Path: "/"}
 
 // token is what the browser holds, "" for no cookie.
-func (b *browser) token() string {
+func (b *browser) token() string { return b.cookie(cookieName) }
+
+func (b *browser) cookie(name string) string {
 	for _, c := range b.client.Jar.Cookies(home) {
-		if c.Name == cookieName {
+		if c.Name == name {
 			return c.Value
 		}
 	}
 	return ""
 }
 
-// copy is a second browser with the same cookie: a thief, or a tab that is a
+// copy is a second browser with the same cookies: a thief, or a tab that is a
 // little late.
 func (b *browser) copy() *browser {
 	b.t.Helper()
 	c := b.t.browser()
-	c.client.Jar.SetCookies(home, []*http.Cookie{{Name: cookieName, Value: b.token(), Path: "/", Secure: true}})
+	for _, name := range []string{cookieName, versionName} {
+		if value := b.cookie(name); value != "" {
+			c.keep(name, value)
+		}
+	}
 	return c
+}
+
+// keep puts a cookie into the browser.
+func (b *browser) keep(name, value string) {
+	b.client.Jar.SetCookies(home, []*http.Cookie{{Name: name, Value: value, Path: "/", Secure: true}})
 }
 
 // answer is a response that was read to its end.
@@ -246,7 +280,9 @@ type answer struct {
 }
 
 // setsCookie tells whether the response touched the browser's session cookie.
-func (a *answer) setsCookie() bool { return len(a.header["Set-Cookie"]) > 0 }
+func (a *answer) setsCookie() bool {
+	return slices.ContainsFunc(a.header["Set-Cookie"], func(line string) bool { return !strings.HasPrefix(line, versionName+"=") })
+}
 
 // visit asks a node for a path, with headers in pairs of name and value.
 func (b *browser) visit(ctx context.Context, n *node, path string, header ...string) (*answer, error) {

@@ -57,6 +57,12 @@ type Backend struct {
 	// each promise about time.
 	Advance func(time.Duration)
 
+	// MaxStale is how long a handle may answer from a copy of its own. The tests
+	// let it pass before they ask one handle for what another one has ended, and
+	// nowhere else: a client reads its own writes at once, on every handle
+	// (session.AtLeaster). If 0, all handles see everything at once.
+	MaxStale time.Duration
+
 	// Skip names promises that this backend cannot keep, and why: the names are
 	// the subtests', with spaces. A name that is no promise fails the run.
 	Skip map[string]string

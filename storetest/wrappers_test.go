@@ -3,6 +3,7 @@ package storetest_test
 import (
 	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/alicebob/miniredis/v2"
 	"github.com/distsession/session"
@@ -35,13 +36,18 @@ func must[T any](t *testing.T) func(T, error) T {
 }
 
 func encrypted(t *testing.T) storetest.Backend {
+	b, _ := encryptedPlace(t)
+	return b
+}
+
+func encryptedPlace(t *testing.T) (storetest.Backend, *storetest.Clock) {
 	clock := &storetest.Clock{}
 	inner := session.NewMemoryStore(&session.MemoryOptions{Now: clock.Now})
 	keys := [][]byte{randomKey(), randomKey()}
 	return storetest.Backend{
 		Open:    func() session.Store { return must[session.Store](t)(session.Encrypted(inner, keys)) },
 		Advance: clock.Advance,
-	}
+	}, clock
 }
 
 // twoPlaces returns two empty stores of different kinds.
@@ -110,4 +116,87 @@ func migratingThird(t *testing.T) storetest.Backend {
 	return nodes(clock, nil,
 		func() session.Store { return must[session.Store](t)(session.Migrating(new, old)) },
 		func() session.Store { return new })
+}
+
+func TestCached(t *testing.T)         { storetest.Run(t, cached) }
+func TestCachedOverHTTP(t *testing.T) { storetest.RunHTTP(t, cached) }
+
+func TestCachedNodes(t *testing.T)         { storetest.Run(t, cachedNodes) }
+func TestCachedNodesOverHTTP(t *testing.T) { storetest.RunHTTP(t, cachedNodes) }
+
+func TestCachedRedis(t *testing.T)         { storetest.Run(t, cachedRedis) }
+func TestCachedRedisOverHTTP(t *testing.T) { storetest.RunHTTP(t, cachedInRealTime) }
+
+func TestCachedEncrypted(t *testing.T)         { storetest.Run(t, cachedEncrypted) }
+func TestCachedEncryptedOverHTTP(t *testing.T) { storetest.RunHTTP(t, cachedEncrypted) }
+
+func TestEncryptedCached(t *testing.T)         { storetest.Run(t, encryptedCached) }
+func TestEncryptedCachedOverHTTP(t *testing.T) { storetest.RunHTTP(t, encryptedCached) }
+
+func TestCachedMigrating(t *testing.T)         { storetest.Run(t, cachedMigrating) }
+func TestCachedMigratingOverHTTP(t *testing.T) { storetest.RunHTTP(t, cachedMigrating) }
+
+// cached is one node: what it does itself it sees at once.
+func cached(t *testing.T) storetest.Backend {
+	clock := &storetest.Clock{}
+	s := session.Cached(session.NewMemoryStore(&session.MemoryOptions{Now: clock.Now}), &session.CachedOptions{Now: clock.Now})
+	return storetest.Backend{Open: func() session.Store { return s }, Advance: clock.Advance}
+}
+
+// copying is the place b, where each handle has copies of its own.
+func copying(b storetest.Backend, clock *storetest.Clock) storetest.Backend {
+	open := b.Open
+	b.MaxStale = time.Second
+	b.Open = func() session.Store {
+		return session.Cached(open(), &session.CachedOptions{MaxStale: b.MaxStale, Now: clock.Now})
+	}
+	return b
+}
+
+func cachedNodes(t *testing.T) storetest.Backend {
+	clock := &storetest.Clock{}
+	backup := session.NewMemoryStore(&session.MemoryOptions{Now: clock.Now})
+	return copying(storetest.Backend{Open: func() session.Store { return backup }, Advance: clock.Advance}, clock)
+}
+
+func cachedRedis(t *testing.T) storetest.Backend {
+	clock := &storetest.Clock{}
+	addr := miniredis.RunT(t).Addr()
+	return copying(redisPlace(t, clock, 0, func() redis.UniversalClient {
+		return redis.NewClient(&redis.Options{Addr: addr, ContextTimeoutEnabled: true})
+	}), clock)
+}
+
+// cachedInRealTime are nodes whose copies grow old by themselves: nobody can move
+// the clock.
+func cachedInRealTime(t *testing.T) storetest.Backend {
+	server := miniredis.RunT(t)
+	return storetest.Backend{
+		MaxStale: 20 * time.Millisecond,
+		Open: func() session.Store {
+			client := redis.NewClient(&redis.Options{Addr: server.Addr(), ContextTimeoutEnabled: true})
+			t.Cleanup(func() { client.Close() })
+			return session.Cached(session.NewRedisStore(client, nil), &session.CachedOptions{MaxStale: 20 * time.Millisecond})
+		},
+	}
+}
+
+func cachedEncrypted(t *testing.T) storetest.Backend {
+	b, clock := encryptedPlace(t)
+	return copying(b, clock)
+}
+
+func encryptedCached(t *testing.T) storetest.Backend {
+	b := cachedNodes(t)
+	open, keys := b.Open, [][]byte{randomKey()}
+	b.Open = func() session.Store { return must[session.Store](t)(session.Encrypted(open(), keys)) }
+	return b
+}
+
+func cachedMigrating(t *testing.T) storetest.Backend {
+	to, from, clock := twoPlaces(t)
+	return copying(storetest.Backend{
+		Open:    func() session.Store { return must[session.Store](t)(session.Migrating(to, from)) },
+		Advance: clock.Advance,
+	}, clock)
 }
