@@ -14,7 +14,7 @@ import (
 	"github.com/distsession/session/sticky"
 )
 
-const users = 10_000
+const users = 3000
 
 // v4 is the address of user i.
 func v4(i int) string {

@@ -26,14 +26,16 @@ type exchange struct {
 	chain  string // what is believed of X-Forwarded-For
 	known  bool   // the peer is a trusted proxy
 
-	key      uint64
-	keyed    bool
-	pinned   *node // that the cookie names
-	old      bool  // by a key that is not the newest
-	node     *node // that has the request now
-	tried    []*node
-	overflow bool // a node was passed over because it is full, not because it is out
-	moving   bool // by Rebalance
+	key    uint64
+	keyed  bool
+	pinned *node // that the cookie names
+	old    bool  // by a key that is not the newest
+	node   *node // that has the request now
+	tried  []*node
+	home   *node // without cookies: where the user belongs, if a node is out
+	full   bool  // a node was passed over because it has no room, not because it is out
+	away   bool  // the pinned one was
+	moving bool  // by Rebalance
 
 	body *replayBody
 	err  error
@@ -65,7 +67,7 @@ func (x *exchange) end(r *http.Request) {
 	if n := x.node; n != nil {
 		if x.err == nil {
 			o.Node = n.id
-			o.Moved = x.pinned != nil && x.pinned != n || len(x.tried) > 1
+			o.Moved = x.astray()
 		}
 		if x.up != nil {
 			p.upgrades.drop(x.up)
@@ -120,7 +122,7 @@ func (x *exchange) next(n *node) bool {
 		return true
 	case full:
 		x.tried = append(x.tried, n)
-		x.overflow = true
+		x.full, x.away = true, true
 	}
 	return false
 }
@@ -133,9 +135,15 @@ func (x *exchange) take(n *node) {
 	case n == x.pinned:
 		n.count.pinned.Add(1)
 	case x.moving:
-	case x.pinned != nil || len(x.tried) > 1:
+	case x.astray():
 		n.count.failovers.Add(1)
 	}
+}
+
+// astray tells whether the node that has the request is not its user's own.
+func (x *exchange) astray() bool {
+	n := x.node
+	return len(x.tried) > 1 || x.pinned != nil && x.pinned != n || x.home != nil && x.home != n
 }
 
 // nextRank takes a place on the best node that was not tried yet.
@@ -144,7 +152,7 @@ func (x *exchange) nextRank() bool {
 	if !x.keyed {
 		x.key, x.keyed = x.userKey(), true
 	}
-	for changed := 0; changed < 8; {
+	for {
 		t := p.table.Load()
 		var now time.Time
 		if t.ramps {
@@ -152,7 +160,7 @@ func (x *exchange) nextRank() bool {
 		}
 		n, gate := rank(t.ranked, t.weighted, x.key, x.tried, now), uint32(takesNew)
 		if n == nil {
-			if x.overflow || p.o.Health.Strict {
+			if x.full || p.o.Health.Strict {
 				return false
 			}
 			gate = takesLast
@@ -165,16 +173,21 @@ func (x *exchange) nextRank() bool {
 		}
 		switch n.enter(gate) {
 		case entered:
+			if p.o.By.kind != byCookie && len(t.ranked) < len(t.all) {
+				x.home = rank(t.all, t.weighted, x.key, nil, now)
+			}
 			x.take(n)
 			return true
 		case full:
-			x.overflow = true
+			x.full = true
 			x.tried = append(x.tried, n)
 		case closed:
-			changed++ // the table has changed meanwhile
+			// The node is just being taken out: its gate is closed, and the new
+			// table will be there when whoever does it lets go of the lock.
+			p.mu.Lock()
+			p.mu.Unlock()
 		}
 	}
-	return false
 }
 
 // userKey tells users apart where nothing pins them. In cookie mode it is the
@@ -251,7 +264,7 @@ func (x *exchange) setCookie(res *http.Response) {
 	switch {
 	case n == x.pinned && !x.old:
 		return
-	case x.pinned != nil && n != x.pinned && x.overflow && !x.moving:
+	case x.away && n != x.pinned:
 		return
 	case res.StatusCode == http.StatusNotModified:
 		return // a cache adds its headers to an answer that it may share (RFC 9111, 4.3.4)

@@ -413,3 +413,50 @@ func TestAddressChanges(t *testing.T) {
 		expectState(t, p, "a", "up", "at the new place")
 	})
 }
+
+// A user whose own node is out, and who meets a full one on the way, gets a new
+// home; one whose own node was full keeps it.
+func TestFullNodeOnTheWay(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := newCluster(t, "a", "b", "c")
+		nodes := named("a", "b", "c")
+		nodes[1].MaxInFlight = 1
+		p := newProxy(t, nodes, sticky.Options{Dial: c.dial, Health: sticky.Health{Interval: -1}, Keys: [][]byte{key(1)}})
+		release := make(chan struct{})
+		c.at("b").handle(func(w http.ResponseWriter, r *http.Request) { <-release })
+		var held sync.WaitGroup
+		held.Go(func() { serve(p, request("GET", v4(1), withCookie("affinity="+sticky.CookieValue(key(1), "b")))) })
+		synctest.Wait()
+		c.at("a").set(refuses)
+		for i := range 20 { // some of them come by b first
+			w := serve(p, request("GET", v4(1), withCookie(fmt.Sprint("n=", i, "; affinity="+sticky.CookieValue(key(1), "a")))))
+			if w.Body.String() != "c" || !strings.Contains(w.Header().Get("Set-Cookie"), sticky.CookieValue(key(1), "c")) {
+				t.Errorf("%d %s %v; want c, and its cookie", w.Code, w.Body, w.Header())
+			}
+		}
+		if stateOf(t, p, "b").Overflows == 0 {
+			t.Error("nobody came by b")
+		}
+		close(release)
+		held.Wait()
+	})
+}
+
+// Without cookies, those whose own node is out count as failed over.
+func TestFailoversByIP(t *testing.T) {
+	var seen []sticky.Outcome
+	p := newProxy(t, named("a", "b"), sticky.Options{
+		By: sticky.ByIP(), Health: unchecked, Transport: sayNode,
+		Observer: func(_ *http.Request, o sticky.Outcome) { seen = append(seen, o) },
+	})
+	user := userOf(t, p, "a")
+	if err := p.Drain(t.Context(), "a", sticky.Move); err != nil {
+		t.Fatal(err)
+	}
+	before := stateOf(t, p, "b").Failovers
+	seen = nil
+	serve(p, request("GET", user))
+	if n := stateOf(t, p, "b").Failovers - before; n != 1 || !seen[0].Moved {
+		t.Errorf("a user of a on b: %d failovers, %+v", n, seen)
+	}
+}

@@ -125,6 +125,8 @@ type member struct {
 	id     string
 	state  memberState
 	conns  chan net.Conn
+	done   chan struct{}
+	end    sync.Once
 	open   []net.Conn
 	server *http.Server
 	mu     sync.Mutex
@@ -150,7 +152,7 @@ func newCluster(t testing.TB, ids ...string) *cluster {
 }
 
 func (c *cluster) add(id string) *member {
-	m := &member{c: c, id: id, conns: make(chan net.Conn), health: 200}
+	m := &member{c: c, id: id, conns: make(chan net.Conn), done: make(chan struct{}), health: 200}
 	m.h = http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { io.WriteString(w, id) })
 	m.server = &http.Server{Handler: m, ErrorLog: quietLog}
 	c.mu.Lock()
@@ -189,6 +191,8 @@ func (c *cluster) dial(ctx context.Context, network, addr string) (net.Conn, err
 	select {
 	case m.conns <- server:
 		return client, nil
+	case <-m.done:
+		return nil, net.ErrClosed
 	case <-ctx.Done():
 		return nil, &net.OpError{Op: "dial", Net: network, Err: ctx.Err()}
 	}
@@ -243,20 +247,16 @@ func (m *member) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 // member is its own listener.
 
 func (m *member) Accept() (net.Conn, error) {
-	c, ok := <-m.conns
-	if !ok {
+	select {
+	case c := <-m.conns:
+		return c, nil
+	case <-m.done:
 		return nil, net.ErrClosed
 	}
-	return c, nil
 }
 
 func (m *member) Close() error {
-	m.c.mu.Lock()
-	defer m.c.mu.Unlock()
-	if m.conns != nil {
-		close(m.conns)
-		m.conns = nil
-	}
+	m.end.Do(func() { close(m.done) })
 	return nil
 }
 

@@ -29,7 +29,7 @@ type Status struct {
 	Canceled       int64        `json:"canceled"`        // the client went before an answer
 	RefusedCookies int64        `json:"refused_cookies"` // affinity cookies that no node is known by: forged, of a removed node, of a dropped key
 	OldCookies     int64        `json:"old_cookies"`     // of a key that is not the newest, obeyed and replaced
-	CookiesSet     int64        `json:"cookies_set"`     //
+	CookiesSet     int64        `json:"cookies_set"`     // new users, and those who moved
 	OverBudget     int64        `json:"over_budget"`     // not sent again because Retry.Budget was spent
 	Nodes          []NodeStatus `json:"nodes"`
 }

@@ -9,6 +9,7 @@ import (
 
 // table is what requests look at; a change makes a new one.
 type table struct {
+	all      []entry
 	ranked   []entry // take new users
 	leaving  []entry // alive, as they say, but going
 	down     []entry
@@ -146,6 +147,7 @@ func (p *Proxy) rebuild() {
 		}
 		t.weighted = t.weighted || n.weight != first
 		e := entry{seed: n.seed, weight: n.weight, node: n, ramp: n.ramp}
+		t.all = append(t.all, e)
 		switch {
 		case gate&takesNew != 0:
 			t.ranked = append(t.ranked, e)
