@@ -19,6 +19,15 @@ import (
 func TestDirectCancel(t *testing.T) {
 	reached := make(chan struct{}, 1)
 	reach := func() { reached <- struct{}{} }
+	// after is a node that says so much and then nothing.
+	after := func(said string) func(c net.Conn, r *bufio.Reader) {
+		return func(c net.Conn, r *bufio.Reader) {
+			takeRequest(r)
+			io.WriteString(c, said)
+			reach()
+			awaitEnd(c)
+		}
+	}
 	ended := make(chan struct{}, 1)
 	gone := make(chan struct{}, 1)
 	for _, tt := range []struct {
@@ -45,37 +54,12 @@ func TestDirectCancel(t *testing.T) {
 		}},
 		{name: "read of the request's body", only: "it waits for the read under way", body: func() io.Reader { return stuck{t} }, serve: func(c net.Conn, r *bufio.Reader) { r.ReadByte(); reach(); awaitEnd(c) },
 			why: "the client sends no more, and is not waited for"},
-		{name: "wait for the header", serve: func(c net.Conn, r *bufio.Reader) { takeRequest(r); reach(); awaitEnd(c) }},
-		{name: "header", serve: func(c net.Conn, r *bufio.Reader) {
-			takeRequest(r)
-			io.WriteString(c, "HTTP/1.1 200 OK\r\nContent-")
-			reach()
-			awaitEnd(c)
-		}},
-		{name: "after 103", serve: func(c net.Conn, r *bufio.Reader) {
-			takeRequest(r)
-			io.WriteString(c, "HTTP/1.1 103 Early Hints\r\n\r\n")
-			reach()
-			awaitEnd(c)
-		}},
-		{name: "body", serve: func(c net.Conn, r *bufio.Reader) {
-			takeRequest(r)
-			io.WriteString(c, "HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nhell")
-			reach()
-			awaitEnd(c)
-		}},
-		{name: "chunked body", serve: func(c net.Conn, r *bufio.Reader) {
-			takeRequest(r)
-			io.WriteString(c, "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n4\r\nhell\r\n")
-			reach()
-			awaitEnd(c)
-		}},
-		{name: "body without end", serve: func(c net.Conn, r *bufio.Reader) {
-			takeRequest(r)
-			io.WriteString(c, "HTTP/1.1 200 OK\r\n\r\nhell")
-			reach()
-			awaitEnd(c)
-		}, why: "what was read before must not pass for the whole"},
+		{name: "wait for the header", serve: after("")},
+		{name: "header", serve: after("HTTP/1.1 200 OK\r\nContent-")},
+		{name: "after 103", serve: after("HTTP/1.1 103 Early Hints\r\n\r\n")},
+		{name: "body", serve: after("HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nhell")},
+		{name: "chunked body", serve: after("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n4\r\nhell\r\n")},
+		{name: "body without end", serve: after("HTTP/1.1 200 OK\r\n\r\nhell"), why: "what was read before must not pass for the whole"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			both(t, sticky.DirectOptions{Dial: tt.dial}, func(t *testing.T, rt http.RoundTripper) {
@@ -158,50 +142,43 @@ func TestDirectCancelledAfter(t *testing.T) {
 
 func TestDirectHeaderTimeout(t *testing.T) {
 	const short = 50 * time.Millisecond
+	saying := func(said string) func(net.Conn) { return func(c net.Conn) { io.WriteString(c, said) } }
 	for _, tt := range []struct {
 		name  string
-		serve func(c net.Conn, r *bufio.Reader)
+		serve func(c net.Conn) // each request
 		body  io.Reader
 		ok    bool
 		why   string
 	}{
-		{name: "no answer", serve: func(c net.Conn, r *bufio.Reader) { takeRequest(r); awaitEnd(c) }},
-		{name: "after a body", body: newSpyBody("hello"), serve: func(c net.Conn, r *bufio.Reader) { takeRequest(r); awaitEnd(c) }},
-		{name: "half a header", serve: func(c net.Conn, r *bufio.Reader) {
-			takeRequest(r)
-			io.WriteString(c, "HTTP/1.1 200 OK\r\nContent-")
-			awaitEnd(c)
-		}},
-		{name: "103 only", serve: func(c net.Conn, r *bufio.Reader) {
-			takeRequest(r)
-			io.WriteString(c, "HTTP/1.1 103 Early Hints\r\n\r\n")
-			awaitEnd(c)
-		}},
-		{name: "slow body", ok: true, serve: func(c net.Conn, r *bufio.Reader) {
-			takeRequest(r)
-			io.WriteString(c, "HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhell")
+		{name: "no answer", serve: saying("")},
+		{name: "after a body", body: newSpyBody("hello"), serve: saying("")},
+		{name: "half a header", serve: saying("HTTP/1.1 200 OK\r\nContent-")},
+		{name: "103 only", serve: saying("HTTP/1.1 103 Early Hints\r\n\r\n")},
+		{name: "slow body", ok: true, serve: func(c net.Conn) {
+			io.WriteString(c, okHello[:len(okHello)-1])
 			time.Sleep(3 * short)
-			io.WriteString(c, "o")
-			awaitEnd(c)
+			io.WriteString(c, okHello[len(okHello)-1:])
 		}, why: "only the header is timed"},
-		{name: "slow request", ok: true, body: &slow{wait: 3 * short}, serve: func(c net.Conn, r *bufio.Reader) {
-			takeRequest(r)
-			io.WriteString(c, "HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello")
-			awaitEnd(c)
-		}, why: "time runs from the end of the request"},
+		{name: "slow request", ok: true, body: &slow{wait: 3 * short}, serve: saying(okHello), why: "time runs from the end of the request"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			t.Parallel()
 			both(t, sticky.DirectOptions{HeaderTimeout: short}, func(t *testing.T, rt http.RoundTripper) {
-				s := newRawNode(t, func(_ int, c net.Conn, r *bufio.Reader) { tt.serve(c, r) })
-				got := sendDirect(rt, directRequest(t, "POST", s.url, tt.body))
-				switch {
-				case tt.ok && (got.err != nil || got.body != "hello"):
-					t.Errorf("%+v (%s)", got, tt.why)
-				case !tt.ok && !timedOut(got.err):
-					t.Errorf("error %v", got.err)
-				case !tt.ok && errors.Is(got.err, sticky.ErrNotSent):
-					t.Error("it was sent")
+				s := newRawNode(t, func(_ int, c net.Conn, r *bufio.Reader) {
+					for takeRequest(r) {
+						tt.serve(c)
+					}
+				})
+				for i := range 2 { // the second over the connection of the first
+					got := sendDirect(rt, directRequest(t, "POST", s.url, tt.body))
+					switch {
+					case tt.ok && (got.err != nil || got.body != "hello"):
+						t.Errorf("request %d: %+v (%s)", i, got, tt.why)
+					case !tt.ok && !timedOut(got.err):
+						t.Errorf("error %v", got.err)
+					case !tt.ok && errors.Is(got.err, sticky.ErrNotSent):
+						t.Error("it was sent")
+					}
 				}
 			})
 		})
@@ -250,6 +227,10 @@ func TestDirectHeaderTimeoutPasses(t *testing.T) {
 			conns++
 			r := bufio.NewReader(c)
 			for takeRequest(r) {
+				if pause == 0 {
+					io.WriteString(c, okHello)
+					continue
+				}
 				time.Sleep(pause)
 				io.WriteString(c, okHello[:len(okHello)-1])
 				time.Sleep(pause)
@@ -263,6 +244,12 @@ func TestDirectHeaderTimeoutPasses(t *testing.T) {
 				if got := sendDirect(rt, directRequest(t, "POST", "http://node", nil)); got.err != nil || got.body != "hello" {
 					t.Errorf("after %v, %v: %+v", wait, pause, got)
 				}
+			}
+		}
+		pause = 0
+		for range 2 {
+			if got := sendDirect(rt, directRequest(t, "POST", "http://node", nil)); got.err != nil {
+				t.Error(got.err)
 			}
 		}
 		if conns != 1 {

@@ -167,7 +167,14 @@ func (c *directConn) headed(whole bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.heading = false
-	if !whole && !c.until.IsZero() {
+	if !whole {
+		c.untimed()
+	}
+}
+
+// untimed takes the deadline away.
+func (c *directConn) untimed() {
+	if !c.until.IsZero() {
 		c.until = time.Time{}
 		c.conn.SetReadDeadline(c.until)
 	}
@@ -212,9 +219,11 @@ func (c *directConn) quiet() bool {
 	if c.br.Buffered() > 0 {
 		return false
 	}
-	if !c.until.IsZero() && !time.Now().Before(c.until) {
-		c.until = time.Time{}
-		c.conn.SetReadDeadline(c.until)
+	if !time.Now().Before(c.until) {
+		c.untimed()
+	}
+	if c.probe.raw == nil {
+		c.until = time.Time{} // a glance takes it away
 	}
 	var b [1]byte
 	if c.tls == nil {

@@ -120,6 +120,7 @@ func (x *directExchange) write(head int) error {
 		if hasBody(x.req) && hasToken(x.req.Header["Expect"], "100-continue") {
 			x.up.go100, x.up.gone = make(chan struct{}, 1), make(chan struct{})
 		}
+		x.c.untimed() // the response is read from now on, and timed from the end of the request
 		go x.up.run()
 		return nil
 	}

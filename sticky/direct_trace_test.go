@@ -119,10 +119,8 @@ func TestDirectTrace(t *testing.T) {
 						}
 						response := tt.response
 						if tt.expect {
-							var head string
-							head, response, _ = strings.Cut(response, okHello)
+							io.WriteString(c, strings.TrimSuffix(tt.response, okHello))
 							response = okHello
-							io.WriteString(c, head)
 						}
 						io.Copy(io.Discard, req.Body)
 						io.WriteString(c, response)
