@@ -58,7 +58,7 @@ func init() {
 // A Subject is one library over one kind of store.
 type Subject struct {
 	Library string // "session", "scs", "gorilla", "bare"
-	Store   string // "memory", "redis", "cookie"
+	Store   string // "memory", "cookie", "redis", "cached-redis": Redis behind session.Cached
 	Ops     map[string]http.Handler
 }
 
@@ -92,6 +92,7 @@ func Subjects(client redis.UniversalClient) ([]Subject, error) {
 	if client != nil {
 		subjects = append(subjects,
 			Subject{"session", "redis", ours(session.NewRedisStore(client, nil))},
+			Subject{"session", "cached-redis", ours(session.Cached(session.NewRedisStore(client, nil), nil))},
 			Subject{"scs", "redis", scsOps(goredisstore.New(client.(*redis.Client)))},
 			Subject{"raw GET", "redis", rawOps(client)},
 		)

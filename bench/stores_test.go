@@ -38,6 +38,7 @@ var backends = []struct {
 }{
 	{"memory", func(b *testing.B) backend { return backend{store: session.NewMemoryStore(nil)} }},
 	{"redis", onRedis},
+	{"cached-redis", onCached},
 	{"memcached", onMemcached},
 	{"postgres", onPostgres},
 	{"mariadb", onMariaDB},
@@ -126,6 +127,15 @@ func onRedis(b *testing.B) backend {
 	if err := p.write(b.Context()); err != nil {
 		b.Fatal(err)
 	}
+	return p
+}
+
+// onCached is Redis behind copies in this process. Its loads are hits, but for
+// one a second, and a touch is passed on when enough has come together.
+func onCached(b *testing.B) backend {
+	p := onRedis(b)
+	p.store = session.Cached(p.store, nil)
+	b.Cleanup(func() { session.Close(p.store) })
 	return p
 }
 

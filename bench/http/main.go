@@ -19,21 +19,16 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"regexp"
 	"slices"
-	"strconv"
 	"strings"
 	"syscall"
-	"time"
 
 	"github.com/distsession/session/bench"
+	"github.com/distsession/session/bench/load"
 	"github.com/redis/go-redis/v9"
 )
 
-const (
-	connections = 32
-	sessionsOf  = 200
-)
+const sessionsOf = 200
 
 func main() {
 	log.SetFlags(0)
@@ -45,8 +40,8 @@ func main() {
 	if *serve != "" {
 		log.Fatal(server(*serve, *addr))
 	}
-	if _, err := exec.LookPath("wrk"); err != nil {
-		log.Fatal("wrk is not installed; on Debian: apt-get install wrk")
+	if err := load.Found(); err != nil {
+		log.Fatal(err)
 	}
 	if err := compare(*addr, *seconds, *rounds); err != nil {
 		log.Fatal(err)
@@ -56,7 +51,7 @@ func main() {
 func subjects(addr string) ([]bench.Subject, redis.UniversalClient) {
 	var client redis.UniversalClient
 	if addr != "" {
-		client = redis.NewClient(&redis.Options{Addr: addr, PoolSize: connections, ContextTimeoutEnabled: true})
+		client = redis.NewClient(&redis.Options{Addr: addr, PoolSize: load.Connections, ContextTimeoutEnabled: true})
 	}
 	s, err := bench.Subjects(client)
 	if err != nil {
@@ -149,18 +144,18 @@ func measure(name, op, addr string, seconds int) (float64, error) {
 		return 0, err
 	}
 	defer os.RemoveAll(filepath.Dir(script))
-	if _, err := wrk(url+"/"+op, script, 1); err != nil { // warm up
+	if _, _, err := load.Wrk(url+"/"+op, 1, "-s", script); err != nil { // warm up
 		return 0, err
 	}
-	before, err := cpu(cmd.Process.Pid)
+	before, err := load.CPU(cmd.Process.Pid)
 	if err != nil {
 		return 0, err
 	}
-	requests, err := wrk(url+"/"+op, script, seconds)
+	requests, _, err := load.Wrk(url+"/"+op, seconds, "-s", script)
 	if err != nil {
 		return 0, err
 	}
-	after, err := cpu(cmd.Process.Pid)
+	after, err := load.CPU(cmd.Process.Pid)
 	return float64((after - before).Microseconds()) / float64(requests), err
 }
 
@@ -188,40 +183,6 @@ func cookies(url string) (string, error) {
 	}
 	path := filepath.Join(dir, "cookies.lua")
 	return path, os.WriteFile(path, lua.Bytes(), 0o600)
-}
-
-var (
-	answered = regexp.MustCompile(`(\d+) requests in`)
-	refused  = regexp.MustCompile(`Non-2xx or 3xx responses: (\d+)`)
-)
-
-func wrk(url, script string, seconds int) (requests int, err error) {
-	out, err := exec.Command("wrk", "-t1", "-c"+strconv.Itoa(connections), "-d"+strconv.Itoa(seconds)+"s", "-s", script, url).CombinedOutput()
-	if err != nil {
-		return 0, fmt.Errorf("wrk: %w: %s", err, out)
-	}
-	m := answered.FindSubmatch(out)
-	if m == nil || refused.Match(out) {
-		return 0, fmt.Errorf("wrk: %s", out)
-	}
-	return strconv.Atoi(string(m[1]))
-}
-
-// cpu is the time that a process has spent, in user and kernel mode.
-func cpu(pid int) (time.Duration, error) {
-	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
-	if err != nil {
-		return 0, err
-	}
-	// The name, in parentheses, may hold spaces; utime and stime are the 12th
-	// and 13th field after it, in hundredths of a second.
-	f := strings.Fields(string(b[bytes.LastIndexByte(b, ')')+1:]))
-	user, err1 := strconv.Atoi(f[11])
-	system, err2 := strconv.Atoi(f[12])
-	if err1 != nil || err2 != nil {
-		return 0, fmt.Errorf("cannot read /proc/%d/stat", pid)
-	}
-	return time.Duration(user+system) * 10 * time.Millisecond, nil
 }
 
 // memory prints what one session takes in Redis, by Redis' own count.
