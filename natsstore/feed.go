@@ -45,6 +45,11 @@ func (s *Store) read(ctx context.Context) error {
 		InactiveThreshold: 30 * time.Second,
 		MaxResetAttempts:  1,
 	}
+	select {
+	case <-s.restart:
+		s.copy.clear()
+	default:
+	}
 	as, seq, _ := s.copy.state()
 	if seq > 0 && since(as) < markerLife/2 {
 		config.DeliverPolicy, config.OptStartSeq = jetstream.DeliverByStartSequencePolicy, seq+1

@@ -299,7 +299,7 @@ func TestPortsLetNobodyElseIn(t *testing.T) {
 		user *url.Userinfo
 		told string
 	}{
-		{"no TLS", nil, password(secret), "tls"},
+		{"no TLS", nil, password(secret), "connection closed"},
 		{"TLS, without a certificate", &tls.Config{RootCAs: ours.pool}, password(secret), "tls"},
 		{"another authority's certificate", &tls.Config{RootCAs: ours.pool, Certificates: theirs.tls(t).Certificates}, password(secret), "tls"},
 		{"a certificate, without the secret", ours.tls(t), nil, "authorization"},
