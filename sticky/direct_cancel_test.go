@@ -141,7 +141,10 @@ func TestDirectCancelledAfter(t *testing.T) {
 }
 
 func TestDirectHeaderTimeout(t *testing.T) {
-	const short = 50 * time.Millisecond
+	const (
+		short = 50 * time.Millisecond
+		long  = 500 * time.Millisecond // in which a loaded machine answers
+	)
 	saying := func(said string) func(net.Conn) { return func(c net.Conn) { io.WriteString(c, said) } }
 	for _, tt := range []struct {
 		name  string
@@ -156,14 +159,18 @@ func TestDirectHeaderTimeout(t *testing.T) {
 		{name: "103 only", serve: saying("HTTP/1.1 103 Early Hints\r\n\r\n")},
 		{name: "slow body", ok: true, serve: func(c net.Conn) {
 			io.WriteString(c, okHello[:len(okHello)-1])
-			time.Sleep(3 * short)
+			time.Sleep(3 * long / 2)
 			io.WriteString(c, okHello[len(okHello)-1:])
 		}, why: "only the header is timed"},
-		{name: "slow request", ok: true, body: &slow{wait: 3 * short}, serve: saying(okHello), why: "time runs from the end of the request"},
+		{name: "slow request", ok: true, body: &slow{wait: 3 * long / 2}, serve: saying(okHello), why: "time runs from the end of the request"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			t.Parallel()
-			both(t, sticky.DirectOptions{HeaderTimeout: short}, func(t *testing.T, rt http.RoundTripper) {
+			limit := short
+			if tt.ok {
+				limit = long
+			}
+			both(t, sticky.DirectOptions{HeaderTimeout: limit}, func(t *testing.T, rt http.RoundTripper) {
 				s := newRawNode(t, func(_ int, c net.Conn, r *bufio.Reader) {
 					for takeRequest(r) {
 						tt.serve(c)

@@ -85,6 +85,17 @@ func Run(ctx context.Context, c Config, stdout io.Writer) (err error) {
 	if err != nil {
 		return fmt.Errorf("%w; choose another one with -addr", err)
 	}
+	greet(stdout, c, l.Addr())
+	go session.RunCleaner(ctx, store, nil) // returns at once where the server removes what has expired
+	err = Serve(ctx, l, h)
+	if ctx.Err() != nil {
+		fmt.Fprintln(stdout, "the shop is closed")
+	}
+	return err
+}
+
+// Serve serves h until ctx ends, and then lets requests finish.
+func Serve(ctx context.Context, l net.Listener, h http.Handler) error {
 	srv := &http.Server{
 		Handler:           h,
 		ReadHeaderTimeout: 5 * time.Second,
@@ -94,8 +105,6 @@ func Run(ctx context.Context, c Config, stdout io.Writer) (err error) {
 		MaxHeaderBytes:    32 << 10,
 		ErrorLog:          slog.NewLogLogger(slog.Default().Handler(), slog.LevelWarn),
 	}
-	greet(stdout, c, l.Addr())
-	go session.RunCleaner(ctx, store, nil) // returns at once where the server removes what has expired
 	done := make(chan error, 1)
 	go func() { done <- srv.Serve(l) }()
 	select {
@@ -103,7 +112,6 @@ func Run(ctx context.Context, c Config, stdout io.Writer) (err error) {
 		return err
 	case <-ctx.Done():
 	}
-	fmt.Fprintln(stdout, "closing the shop …")
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 10*time.Second)
 	defer cancel()
 	return srv.Shutdown(ctx)

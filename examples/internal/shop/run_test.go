@@ -129,7 +129,7 @@ func TestRun(t *testing.T) {
 	if err := <-done; err != nil {
 		t.Errorf("at the end: %v", err)
 	}
-	if s := <-rest; !strings.Contains(s, "-store 'memory:'") || !strings.Contains(s, "closing") {
+	if s := <-rest; !strings.Contains(s, "-store 'memory:'") || !strings.Contains(s, "the shop is closed") {
 		t.Errorf("it says:\n%s", s)
 	}
 }

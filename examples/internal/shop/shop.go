@@ -30,6 +30,7 @@ type Options struct {
 	Name   string       // of this process, as the page shows it
 	Secure bool         // the browser comes over https, so the cookie is "__Host-session", Secure; else it is for plain http on localhost
 	Logger *slog.Logger // nil is slog.Default()
+	Framed bool         // pages of the same site may show the shop in a frame
 }
 
 const (
@@ -84,14 +85,20 @@ func New(store session.Store, storeName string, opts Options) (http.Handler, err
 
 	csrf := http.NewCrossOriginProtection()
 	csrf.SetDenyHandler(http.HandlerFunc(a.crossOrigin))
-	return secured(csrf.Handler(http.MaxBytesHandler(mux, maxBody))), nil
+	ancestors := "'none'"
+	if opts.Framed {
+		ancestors = "'self'"
+	}
+	return secured(csrf.Handler(http.MaxBytesHandler(mux, maxBody)), ancestors), nil
 }
 
-// secured sets the headers that every answer has.
-func secured(next http.Handler) http.Handler {
+// secured sets the headers that every answer has. Pages of ancestors may show
+// the shop in a frame.
+func secured(next http.Handler, ancestors string) http.Handler {
+	policy := "default-src 'none'; style-src 'self'; img-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors " + ancestors
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		h := w.Header()
-		h.Set("Content-Security-Policy", "default-src 'none'; style-src 'self'; img-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'")
+		h.Set("Content-Security-Policy", policy)
 		h.Set("X-Content-Type-Options", "nosniff")
 		h.Set("Referrer-Policy", "same-origin")
 		next.ServeHTTP(w, r)
