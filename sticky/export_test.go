@@ -1,0 +1,54 @@
+package sticky
+
+import (
+	"net/http"
+	"net/netip"
+	"time"
+)
+
+// For the tests: what is not to be seen from outside.
+
+// Ranking is a table of nodes.
+type Ranking struct {
+	entries  []entry
+	weighted bool
+}
+
+func NewRanking(weighted bool, ids ...string) *Ranking {
+	r := &Ranking{weighted: weighted}
+	for _, id := range ids {
+		r.entries = append(r.entries, entry{seed: seedOf(id), weight: 1, node: &node{id: id}})
+	}
+	return r
+}
+
+func (r *Ranking) Of(key uint64) string { return rank(r.entries, r.weighted, key, nil, time.Time{}).id }
+
+var (
+	KeyOfAddr   = keyOfAddr
+	KeyOfString = keyOfString
+	ClientOf    = clientOf
+	CookieValue = cookieValue
+	Prometheus  = prometheus
+)
+
+// Look returns the first cookie of this name.
+func Look(lines []string, name string) (value string) {
+	look(lines, name, func(v string) bool { value = v; return true })
+	return value
+}
+
+// Strip takes the affinity cookies out of lines.
+func Strip(lines []string) []string {
+	j := newJar(Cookie{})
+	h := http.Header{"Cookie": lines}
+	j.strip(h)
+	return h["Cookie"]
+}
+
+func KeepPrivate(h http.Header) { keepPrivate(h) }
+
+func (p *Proxy) Client(r *http.Request) netip.Addr {
+	a, _, _ := p.client(r)
+	return a
+}
