@@ -60,6 +60,12 @@ type Process struct {
 	out  *syncBuffer
 }
 
+// Start runs a program that is none of the servers here: one of the test's own.
+func Start(t testing.TB, dir string, args ...string) *Process {
+	t.Helper()
+	return start(t, dir, args...)
+}
+
 // start runs args in dir until Kill, or the end of the test, or of this
 // process.
 func start(t testing.TB, dir string, args ...string) *Process {
@@ -102,6 +108,25 @@ func (p *Process) run(t testing.TB) {
 func (p *Process) Kill() {
 	_ = syscall.Kill(-p.cmd.Process.Pid, syscall.SIGKILL) // it may have ended
 	<-p.done
+}
+
+// Again runs the program again after it has ended.
+func (p *Process) Again(t testing.TB) {
+	t.Helper()
+	p.run(t)
+}
+
+// Stop asks the process to end, with SIGTERM, and waits until it has; one that
+// takes longer than limit fails the test.
+func (p *Process) Stop(t testing.TB, limit time.Duration) {
+	t.Helper()
+	_ = p.cmd.Process.Signal(syscall.SIGTERM) // it may have ended
+	select {
+	case <-p.done:
+	case <-time.After(limit):
+		t.Errorf("%s has not ended %v after SIGTERM", p.args[0], limit)
+		p.Kill()
+	}
 }
 
 // Pause stops the process where it stands: connections stay open, and nothing
