@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/redis/go-redis/v9"
@@ -46,11 +47,56 @@ func (s *RedisStore) get(ctx context.Context, key string) ([]byte, error) {
 // run runs a script that answers with a number.
 func (s *RedisStore) run(ctx context.Context, script *redis.Script, keys []string, args ...any) (int64, error) {
 	if s.deadlines {
-		return script.Run(ctx, s.client, keys, args...).Int64()
+		return s.eval(ctx, script, keys, args)
 	}
-	return within(ctx, s, func() (int64, error) {
-		return script.Run(ctx, s.client, keys, args...).Int64()
-	})
+	return within(ctx, s, func() (int64, error) { return s.eval(ctx, script, keys, args) })
+}
+
+func (s *RedisStore) eval(ctx context.Context, script *redis.Script, keys []string, args []any) (int64, error) {
+	code, err := script.EvalSha(ctx, s.client, keys, args...).Int64()
+	if redis.HasErrorPrefix(err, "NOSCRIPT") {
+		uncount(args)
+		return script.Eval(ctx, s.client, keys, args...).Int64()
+	}
+	return code, err
+}
+
+// sent is an argument that counts how often the client writes it to a server. A
+// client sends a command whose answer was lost again by itself, and says nothing.
+type sent struct {
+	text  []byte
+	times atomic.Int32
+}
+
+// MarshalBinary implements encoding.BinaryMarshaler, which the client calls when
+// it writes.
+func (a *sent) MarshalBinary() ([]byte, error) {
+	a.times.Add(1)
+	return a.text, nil
+}
+
+// again tells whether an earlier answer may have been lost.
+func (a *sent) again() bool { return a.times.Load() > 1 }
+
+// judge tells a conflict that is plain from one in which the write may have been
+// done before its answer was lost.
+func (a *sent) judge(code int64) int64 {
+	if code == redisFar && !a.again() {
+		return redisConflict
+	}
+	return code
+}
+
+// errOutcome: to call it a conflict would have the change made twice.
+var errOutcome = errors.New("an answer was lost, and others have changed the session so often since that nobody can tell whether this change was made")
+
+// uncount takes back one time, whose answer has come: nothing was done.
+func uncount(args []any) {
+	for _, arg := range args {
+		if a, ok := arg.(*sent); ok {
+			a.times.Add(-1)
+		}
+	}
 }
 
 // write runs a script that writes one record, and waits for the replicas.
@@ -103,6 +149,7 @@ func (w *replicated) on(ctx context.Context, node *redis.Client, asking bool) (i
 	}
 	code, acked, err := w.try(ctx, node, asking, (*redis.Script).EvalSha, wait)
 	if redis.HasErrorPrefix(err, "NOSCRIPT") {
+		uncount(w.args)
 		code, acked, err = w.try(ctx, node, asking, (*redis.Script).Eval, wait)
 	}
 	switch {

@@ -13,6 +13,7 @@ const (
 	redisGone     = 0
 	redisConflict = -1
 	redisIndex    = -2 // not saved yet: the user's index needs an entry first
+	redisFar      = -3 // a conflict, and so many writes later that the trail does not tell our own
 )
 
 // luaRecord reads a record's first line. Its places and its pattern are those
@@ -60,7 +61,8 @@ end
 //
 // The write is named in the text; the names of the two writes before it are
 // taken over from the stored record. A writer that finds its own name there
-// has lost an answer, not a race.
+// has lost an answer, not a race; one that comes so late that its name may have
+// gone again cannot know.
 var saveScript = redis.NewScript(strings.NewReplacer(
 	"WRITE_FROM", strconv.Itoa(RecordTrail+1),
 	"WRITE_TO", strconv.Itoa(RecordTrail+writeLen),
@@ -81,6 +83,7 @@ if expires and live(now, expires, created, deadline) then
 	if age >= 0 and age <= 2 and string.sub(trail, age*LEN + 1, age*LEN + LEN) == string.sub(text, WRITE_FROM, WRITE_TO) then
 		return 1
 	end
+	if age > 2 then return -3 end
 	if stored ~= version then return -1 end
 	text = string.sub(text, 1, WRITE_TO) .. string.sub(trail, 1, KEEP) .. string.sub(text, REST)
 elseif version ~= '0' then
@@ -133,7 +136,7 @@ if stored ~= ARGV[3] then
 	if age >= 0 and age <= 2 and sub(old, TRAIL_FROM + age*LEN, TRAIL_FROM + age*LEN + LEN - 1) == sub(ARGV[1], NAME) then
 		return 1
 	end
-	return -1
+	return age > 2 and -3 or -1
 end
 if ARGV[6] ~= '' and (created ~= ARGV[6] or deadline ~= ARGV[7] or user ~= ARGV[8]) then return -2 end
 redis.call('SET', KEYS[1], ARGV[1] .. sub(old, TRAIL_FROM, TRAIL_KEEP) .. ARGV[2], 'PX', ARGV[5])

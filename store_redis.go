@@ -53,7 +53,8 @@ type RedisOptions struct {
 //
 // Every save is a compare-and-set, one script and one round trip (a sign-in on
 // a Cluster takes two). A save whose answer was lost, and which the client
-// sends again, finds that it was done. It has every ability of a store but
+// sends again, finds that it was done; if others have saved the session more
+// than twice since, nobody can tell, and it is an error. It has every ability of a store but
 // Clean, for Redis removes what expires; Scan may yield a record twice while
 // Redis rehashes, and miss one whose slot moves meanwhile.
 //
@@ -199,14 +200,15 @@ func (s *RedisStore) Save(ctx context.Context, rec *Record) (string, error) {
 		default:
 			keys = append(keys, index)
 		}
-		code, err := s.write(ctx, saveScript, keys, text, rec.Version, now, ttl, rec.ID, entry)
+		whole := &sent{text: text}
+		code, err := s.write(ctx, saveScript, keys, whole, rec.Version, now, ttl, rec.ID, entry)
 		switch {
 		case err != nil && len(keys) > 1 && redis.HasErrorPrefix(err, "CROSSSLOT"):
 			s.apart.Store(true) // a proxy in front of several servers
 		case err == nil && code == redisIndex:
 			entered = false
 		default:
-			return "", s.saveError(code, err)
+			return "", s.saveError(whole.judge(code), err)
 		}
 	}
 }
@@ -224,11 +226,12 @@ func (s *RedisStore) update(ctx context.Context, rec *Record, text []byte, now, 
 		user = rest.next()
 	}
 	const named = RecordTrail + writeLen
-	code, err := s.write(ctx, updateScript, []string{s.key(rec.ID)}, text[:named], text[recordRest-1:], rec.Version, now, ttl, created, deadline, user)
+	first := &sent{text: text[:named]}
+	code, err := s.write(ctx, updateScript, []string{s.key(rec.ID)}, first, text[recordRest-1:], rec.Version, now, ttl, created, deadline, user)
 	if err != nil && strings.Contains(err.Error(), "WRONGTYPE") {
 		return redisGone, nil // what stands there is no record
 	}
-	return code, err
+	return first.judge(code), err
 }
 
 func (s *RedisStore) saveError(code int64, err error) error {
@@ -237,6 +240,8 @@ func (s *RedisStore) saveError(code int64, err error) error {
 		return s.redisError("save", err)
 	case code == redisConflict:
 		return ErrConflict
+	case code == redisFar:
+		return s.redisError("save", errOutcome)
 	case code == redisGone:
 		return ErrNotFound
 	}
