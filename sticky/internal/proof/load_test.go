@@ -31,7 +31,6 @@ type loadOptions struct {
 	// second gives every third user another device with the same session, and
 	// another address. It begins without the other cookies of the first.
 	second bool
-	alone  bool // the second device only reads
 	route  router
 }
 
@@ -206,7 +205,7 @@ func (d *device) run() {
 			return
 		case <-time.After(d.load.opts.pause/2 + rand.N(d.load.opts.pause)):
 		}
-		if rand.IntN(5) < 2 && (d.key == "a" || !d.load.opts.alone) {
+		if rand.IntN(5) < 2 {
 			d.add()
 		} else {
 			d.show()

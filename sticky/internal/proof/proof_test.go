@@ -55,10 +55,6 @@ type fault struct {
 	setup string // the only one that is tried; "": all
 	ours  bool   // what the recipes for the others cannot do
 	route func(t *testing.T, f *fleet, b front) router
-	// alone lets only one device of a user add. A save whose answer was lost is
-	// told from a conflict as long as at most two others came after it (see
-	// session.Trail); over a stalled connection that is tried for seconds more may.
-	alone bool
 	hung  time.Duration // a node that has not begun to answer after so long is given up; 0: the default
 	do    func(t *testing.T, l *load, f *fleet, b front)
 }
@@ -84,7 +80,7 @@ var faultsOfAll = []fault{
 	{name: killName, do: kill},
 	{name: rollName, do: roll},
 	{name: freezeName, hung: 2 * time.Second, do: freeze},
-	{name: cutName, ours: true, alone: true, do: partition},
+	{name: cutName, ours: true, do: partition},
 	{name: twoName, ours: true, route: twoBalancers, do: kill},
 	{name: growName, ours: true, do: grow},
 	{name: alternateName, setup: byAddress, route: alternate, do: kill},
@@ -128,7 +124,7 @@ func prove(t *testing.T, s setup, f fault) {
 	fleet := newFleet(t, s.backed, maxStale)
 	fleet.hung = f.hung
 	b := s.front(t, fleet)
-	opts := loadOptions{users: 99, pause: 400 * time.Millisecond, second: s.backed, alone: f.alone}
+	opts := loadOptions{users: 99, pause: 400 * time.Millisecond, second: s.backed}
 	if *full {
 		opts.users = 300
 	}
