@@ -1,0 +1,2 @@
+// Package natsstore is being written.
+package natsstore

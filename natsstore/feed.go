@@ -1,0 +1,118 @@
+package natsstore
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/distsession/session"
+	"github.com/nats-io/nats.go/jetstream"
+)
+
+const (
+	// markerLife is how long the message that ends a session stays in the
+	// stream, for the nodes that are away. One that was away for half as long
+	// reads everything again.
+	markerLife = 2 * time.Hour
+	feedAhead  = 2000 // messages that the client asks for at a time
+	feedQuiet  = 2 * time.Second
+)
+
+// follow keeps the copy up to date until ctx ends.
+func (s *Store) follow(ctx context.Context) {
+	for n := 0; ctx.Err() == nil; n++ {
+		began := time.Now()
+		err := s.read(ctx)
+		if ctx.Err() != nil {
+			return
+		}
+		s.log.Debug("session: nats: the feed broke", "error", err)
+		if time.Since(began) > feedQuiet {
+			n = 0
+		}
+		backoff(ctx, n)
+	}
+}
+
+// read reads the stream from where the copy stands; from the beginning, only the
+// last message of each subject, where it has nothing or is too old.
+func (s *Store) read(ctx context.Context) error {
+	config := jetstream.OrderedConsumerConfig{
+		FilterSubjects:    []string{s.prefix + "r.>", s.pulse.subject},
+		DeliverPolicy:     jetstream.DeliverLastPerSubjectPolicy,
+		InactiveThreshold: 30 * time.Second,
+		MaxResetAttempts:  1,
+	}
+	as, seq, _ := s.copy.state()
+	if seq > 0 && since(as) < markerLife/2 {
+		config.DeliverPolicy, config.OptStartSeq = jetstream.DeliverByStartSequencePolicy, seq+1
+	} else {
+		s.copy.clear()
+	}
+	setup, cancel := context.WithTimeout(ctx, 5*time.Second)
+	defer cancel()
+	consumer, err := s.js.OrderedConsumer(setup, s.link.stream, config)
+	if err != nil {
+		return err
+	}
+	messages, err := consumer.Messages(jetstream.PullMaxMessages(feedAhead), jetstream.PullHeartbeat(feedQuiet))
+	if err != nil {
+		return err
+	}
+	defer messages.Stop()
+	for {
+		// The pulse comes back through here, or the feed is no good.
+		next, cancel := context.WithTimeout(ctx, 2*s.pulse.every+feedQuiet)
+		m, err := messages.Next(jetstream.NextContext(next))
+		cancel()
+		if err != nil {
+			return err
+		}
+		if s.hold != nil {
+			s.hold(ctx)
+		}
+		select {
+		case <-s.restart:
+			s.copy.clear()
+			return errors.New("the stream begins anew")
+		default:
+		}
+		if err := s.apply(m); err != nil {
+			return err
+		}
+	}
+}
+
+// apply puts one message into the copy.
+func (s *Store) apply(m jetstream.Msg) error {
+	meta, err := m.Metadata()
+	if err != nil {
+		return err
+	}
+	seq := meta.Sequence.Stream
+	as, at, _ := s.copy.state()
+	if at > 0 && !as.IsZero() && since(as) >= markerLife/2 {
+		s.copy.clear() // it was away for too long
+		return fmt.Errorf("the copy is %v old", since(as))
+	}
+	id, ok := strings.CutPrefix(m.Subject(), s.prefix+"r.")
+	if !ok {
+		s.copy.feed("", nil, seq)
+		if as := s.pulse.came(m.Data(), meta.NumPending); !as.IsZero() {
+			s.copy.reached(as)
+		}
+		return nil
+	}
+	var rec *session.Record
+	if data := m.Data(); len(data) > 0 {
+		// What cannot be decoded is not in the copy, and the leader tells why.
+		if r, trail, err := session.DecodeRecord(idOf(id), data); err == nil {
+			rec = r
+			rec.Tag = newTag(r, trail, seq)
+		}
+	}
+	s.copy.feed(id, rec, seq)
+	return nil
+}
