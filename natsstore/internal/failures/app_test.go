@@ -43,6 +43,9 @@ var modes = map[string]natsstore.Consistency{"strong": natsstore.Strong, "local"
 // adds holds what clients have added to a session: each number once.
 var adds = session.NewKey[[]int64]("adds")
 
+// stopTime is what a node that is asked to end may take.
+const stopTime = 15 * time.Second
+
 // runNode is the process of a node, until SIGTERM.
 func runNode(text string) error {
 	var c nodeConfig
@@ -82,12 +85,12 @@ func runNode(text string) error {
 	server := &http.Server{Handler: mux}
 	go server.Serve(l)
 	<-stop
-	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), stopTime)
 	defer cancel()
 	if err := server.Shutdown(ctx); err != nil {
 		return err
 	}
-	return node.Close()
+	return node.Shutdown(ctx)
 }
 
 // secure gives a node what the test has put into the folder.

@@ -15,6 +15,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -40,13 +41,20 @@ func TestPartition(t *testing.T) {
 			cs.trouble(func() {
 				net.cut(m)
 				began := time.Now()
+				answers := cs.isolated(m, left, began)
 				cs.progress()
 				cs.leave(c.others(m)[0], left)
-				answers := cs.isolated(m, left, began)
 				cs.outlast(left)
 				answers += cs.isolated(m, left, began)
+				done := make(chan struct{})
+				var watching sync.WaitGroup
+				for _, o := range c.members {
+					watching.Go(func() { cs.watch(o, left, done) })
+				}
 				net.heal(m)
 				ready = c.waitServing(m)
+				close(done)
+				watching.Wait()
 				t.Logf("cut off for %v, it answered %d requests within MaxStale and none later", time.Since(began)-ready, answers)
 			})
 			cs.progress()
@@ -59,30 +67,36 @@ func TestPartition(t *testing.T) {
 // answered. It acknowledges no change.
 func (cs *clients) isolated(m *member, left *user, since time.Time) (answers int) {
 	cs.t.Helper()
-	ctx := cs.t.Context()
+	var asking sync.WaitGroup
+	var answered atomic.Int64
 	for on := range modes {
 		for _, u := range cs.stayers[:2] {
-			n := cs.next.Add(1)
-			u.mu.Lock()
-			u.sent[n] = true // it may be done, for all its sender knows
-			u.mu.Unlock()
-			code, _, _, err := m.ask(ctx, "POST", fmt.Sprintf("/%s/add?n=%d", on, n), u.token)
-			if code != http.StatusServiceUnavailable {
-				cs.t.Errorf("a change on %s, which is cut off: %d, %v", m.config.Name, code, err)
-			}
+			asking.Go(func() {
+				n := cs.next.Add(1)
+				u.mu.Lock()
+				u.sent[n] = true // it may be done, for all its sender knows
+				u.mu.Unlock()
+				code, _, _, err := m.ask(cs.t.Context(), "POST", fmt.Sprintf("/%s/add?n=%d", on, n), u.token)
+				if code != http.StatusServiceUnavailable {
+					cs.t.Errorf("a change on %s, which is cut off: %d, %v", m.config.Name, code, err)
+				}
+			})
 		}
 		for _, u := range []*user{cs.stayers[0], left} {
-			began := time.Now()
-			code, _ := cs.read(ctx, m, on, u)
-			if code == http.StatusOK {
-				answers++
-			}
-			if began.Sub(since) > maxStale && code != http.StatusServiceUnavailable {
-				cs.t.Errorf("%s on %s, cut off %v ago: %d", on, m.config.Name, began.Sub(since), code)
-			}
+			asking.Go(func() {
+				began := time.Now()
+				code, _ := cs.read(cs.t.Context(), m, on, u)
+				if code == http.StatusOK {
+					answered.Add(1)
+				}
+				if began.Sub(since) > maxStale && code != http.StatusServiceUnavailable {
+					cs.t.Errorf("%s on %s, cut off %v ago: %d", on, m.config.Name, began.Sub(since), code)
+				}
+			})
 		}
 	}
-	return answers
+	asking.Wait()
+	return int(answered.Load())
 }
 
 // network is a bridge with a network namespace for each node: .1, .2 and .3 of
