@@ -52,7 +52,13 @@ func (s *Store) prepare(ctx context.Context) error {
 			replicas = 3
 		}
 		config := s.config(max(1, replicas))
-		if _, err := s.js.CreateStream(ctx, config); err != nil && !errors.Is(err, jetstream.ErrStreamNameAlreadyInUse) {
+		_, err := s.js.CreateStream(ctx, config)
+		var api *jetstream.APIError
+		switch {
+		case err == nil, errors.Is(err, jetstream.ErrStreamNameAlreadyInUse):
+		case errors.As(err, &api) && api.ErrorCode == codeNoReplicas:
+			return fmt.Errorf("%w: there is one server and %d replicas are asked for; ask for 1, or name a cluster", errUnfit, replicas)
+		default:
 			return fmt.Errorf("make the bucket: %w", err)
 		}
 		info, err = s.link.info(ctx, "", 0)

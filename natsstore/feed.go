@@ -16,8 +16,8 @@ const (
 	// stream, for the nodes that are away. One that was away for half as long
 	// reads everything again.
 	markerLife = 2 * time.Hour
-	feedAhead  = 2000 // messages that the client asks for at a time
-	feedQuiet  = 2 * time.Second
+	feedAhead  = 2000                   // messages that the client asks for at a time
+	feedQuiet  = 500 * time.Millisecond // the server's own heartbeat; the shortest that there is
 )
 
 // follow keeps the copy up to date until ctx ends.
@@ -44,6 +44,11 @@ func (s *Store) read(ctx context.Context) error {
 		DeliverPolicy:     jetstream.DeliverLastPerSubjectPolicy,
 		InactiveThreshold: 30 * time.Second,
 		MaxResetAttempts:  1,
+	}
+	select {
+	case <-s.restart:
+		s.copy.clear()
+	default:
 	}
 	as, seq, _ := s.copy.state()
 	if seq > 0 && since(as) < markerLife/2 {

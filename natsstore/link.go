@@ -35,6 +35,7 @@ const (
 	codeNoMessage     = 10037
 	codeTooLarge      = 10054
 	codeNoStream      = 10059
+	codeNoReplicas    = 10074 // there is no cluster
 	codeWrongLast     = 10071 // of one server
 	codeWrongLastRaft = 10164 // of several, where another write is on its way
 )
@@ -50,7 +51,7 @@ func (e *apiError) Error() string { return fmt.Sprintf("%s (%d)", e.Text, e.ErrC
 
 const (
 	callLimit = 10 * time.Second       // of a call whose context has no deadline
-	tryLimit  = 2 * time.Second        // of one request
+	tryLimit  = time.Second            // of one request
 	tryLeast  = 200 * time.Millisecond // that one request is given, if there is as much
 	tryPause  = 10 * time.Millisecond  // before the second, then ever longer
 )

@@ -133,7 +133,7 @@ func loadError(err error) error {
 }
 
 // LoadAtLeast implements session.AtLeaster: if the copy is older than version it
-// asks the leader.
+// returns what the leader has.
 func (s *Store) LoadAtLeast(ctx context.Context, token string, version int64) (*session.Record, error) {
 	if !session.WellFormed(token) {
 		return nil, session.ErrNotFound
@@ -150,9 +150,6 @@ func (s *Store) LoadAtLeast(ctx context.Context, token string, version int64) (*
 	}
 	defer leave()
 	rec, err := s.leaders(ctx, id)
-	if err == nil && rec.Version < version {
-		return nil, failed("load", fmt.Errorf("the leader has version %d of the session and %d is known", rec.Version, version))
-	}
 	return rec, loadError(err)
 }
 

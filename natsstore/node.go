@@ -185,7 +185,10 @@ func (n *Node) Name() string { return n.opts.Name }
 // Open returns a store on this node; opts may be nil. It waits neither for the
 // other nodes nor for the store's first copy: Store.Ready does. Close it before
 // the node, or with it.
-func (n *Node) Open(opts *Options) (*Store, error) {
+func (n *Node) Open(opts *Options) (*Store, error) { return n.open(opts, nil) }
+
+// open calls before, if it is not nil, before the store starts.
+func (n *Node) open(opts *Options, before func(*Store)) (*Store, error) {
 	var o Options
 	if opts != nil {
 		o = *opts
@@ -209,6 +212,9 @@ func (n *Node) Open(opts *Options) (*Store, error) {
 	n.mu.Lock()
 	n.stores[s] = true
 	n.mu.Unlock()
+	if before != nil {
+		before(s)
+	}
 	s.start()
 	return s, nil
 }

@@ -209,7 +209,10 @@ func (s *Store) run(ctx context.Context) {
 		beat, cancel := context.WithTimeout(ctx, max(s.pulse.every, tryLeast))
 		reset, err := s.pulse.beat(beat)
 		cancel()
-		if reset && err == nil && s.copy != nil {
+		switch {
+		case err != nil:
+			s.recheck(ctx)
+		case reset && s.copy != nil:
 			s.anew()
 		}
 		select {
@@ -217,6 +220,16 @@ func (s *Store) run(ctx context.Context) {
 			return
 		case <-tick.C:
 		}
+	}
+}
+
+// recheck looks whether the bucket is still there, and makes it again if all
+// voters have forgotten it: kept in memory it does not outlive them.
+func (s *Store) recheck(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(ctx, firstCheck)
+	defer cancel()
+	if err := s.prepare(ctx); errors.Is(err, errUnfit) {
+		s.log.Error("session: nats: " + err.Error())
 	}
 }
 

@@ -54,7 +54,8 @@ func on(nodes []*natsstore.Node, c natsstore.Consistency) func(t *testing.T) sto
 				}
 				return s
 			},
-			Advance: clock.Advance,
+			MaxData: 1_000_000,
+			Advance: clock.Advance, // the servers' own clocks stay: the store must not rest on them
 		}
 	}
 }
@@ -96,11 +97,25 @@ func startNodes(t testing.TB, n int, change ...func(*natsstore.NodeOptions)) []*
 }
 
 func TestStore(t *testing.T) {
-	for _, n := range []int{1, 3} {
-		nodes := startNodes(t, n)
-		for _, c := range []natsstore.Consistency{natsstore.Strong, natsstore.Local} {
-			t.Run(fmt.Sprintf("%d nodes, %v", n, c), func(t *testing.T) { storetest.Run(t, on(nodes, c)) })
-			t.Run(fmt.Sprintf("%d nodes, %v, over HTTP", n, c), func(t *testing.T) { storetest.RunHTTP(t, on(nodes, c)) })
-		}
+	for _, tt := range []struct {
+		nodes       int
+		consistency natsstore.Consistency
+		http        bool
+	}{
+		{1, natsstore.Strong, true},
+		{1, natsstore.Local, false},
+		{3, natsstore.Strong, false},
+		{3, natsstore.Local, true},
+	} {
+		t.Run(fmt.Sprintf("%d nodes, %v", tt.nodes, tt.consistency), func(t *testing.T) {
+			if tt.nodes > 1 && testing.Short() {
+				t.Skip("three nodes take longer")
+			}
+			places := on(startNodes(t, tt.nodes), tt.consistency)
+			t.Run("store", func(t *testing.T) { storetest.Run(t, places) })
+			if tt.http {
+				t.Run("over HTTP", func(t *testing.T) { storetest.RunHTTP(t, places) })
+			}
+		})
 	}
 }
