@@ -210,7 +210,8 @@ func (s *Store) run(ctx context.Context) {
 	tick := time.NewTicker(s.pulse.every)
 	defer tick.Stop()
 	for {
-		beat, cancel := context.WithTimeout(ctx, max(s.pulse.every, tryLeast))
+		// Its answer is good however late it comes: what counts is when it was sent.
+		beat, cancel := context.WithTimeout(ctx, s.opts.MaxStale)
 		reset, err := s.pulse.beat(beat)
 		cancel()
 		switch {

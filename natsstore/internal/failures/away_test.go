@@ -16,7 +16,7 @@ const changes = 100_000
 // may go.
 func TestAway(t *testing.T) {
 	t.Parallel()
-	c := start(t, natsstore.File, nil, nil)
+	c := start(t, natsstore.File, func(_ int, config *nodeConfig) { config.MaxStale = 5 * time.Second }, nil)
 	cs := connect(t, c, 0)
 	back := c.others(c.leader(c.members[0]))[0]
 	var away, wiped time.Duration

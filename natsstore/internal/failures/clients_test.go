@@ -268,11 +268,11 @@ func (cs *clients) isOut(u *user, m *member, on string) {
 }
 
 // bound is how old an answer may be.
-func (cs *clients) bound(on string) time.Duration {
+func (cs *clients) bound(m *member, on string) time.Duration {
 	if on == "strong" {
 		return cs.strong
 	}
-	return maxStale
+	return m.config.MaxStale
 }
 
 // read reads a session and compares it with what was acknowledged before it was
@@ -315,12 +315,12 @@ func (cs *clients) read(ctx context.Context, m *member, on string, u *user) (sta
 	defer cs.mu.Unlock()
 	cs.reads++
 	cs.oldest = max(cs.oldest, age)
-	if age > cs.bound(on) {
+	if age > cs.bound(m, on) {
 		cs.stale++
 		cs.t.Errorf("%s on %s: the answer is %v old", on, m.config.Name, age)
 	}
 	cs.outAfter = max(cs.outAfter, late)
-	if late > cs.bound(on) {
+	if late > cs.bound(m, on) {
 		cs.revived++
 		cs.t.Errorf("%s on %s: a session that was signed out %v before is live", on, m.config.Name, late)
 	}
@@ -410,7 +410,7 @@ func (cs *clients) compare(m *member, on, who string, u *user) {
 		if status, missing = cs.read(cs.t.Context(), m, on, u); status == http.StatusOK && len(missing) == 0 {
 			return
 		}
-		if status == http.StatusUnauthorized || status == http.StatusOK && time.Now().After(deadline.Add(maxStale-healing)) || time.Now().After(deadline) {
+		if status == http.StatusUnauthorized || status == http.StatusOK && time.Now().After(deadline.Add(m.config.MaxStale-healing)) || time.Now().After(deadline) {
 			break
 		}
 		rest(cs.t.Context(), 4*pause)

@@ -175,14 +175,14 @@ func (m *member) ready(ctx context.Context) error {
 // gets requests, and tells how long that took.
 func (c *cluster) waitServing(m *member) time.Duration {
 	c.t.Helper()
-	began, why := time.Now(), ""
+	began, said := time.Now(), map[string]bool{}
 	servers.Wait(c.t, m.config.Name+" is ready", startUp, func(ctx context.Context) error {
 		if at := m.asked.Load(); at != nil && at.After(began) {
 			return nil
 		}
 		err := m.ready(ctx)
-		if err != nil && err.Error() != why {
-			why = err.Error()
+		if why := fmt.Sprint(err); err != nil && !said[why] && len(said) < 8 {
+			said[why] = true
 			c.t.Logf("%s is not ready after %v: %s", m.config.Name, time.Since(began).Round(time.Millisecond), strings.TrimSpace(why))
 		}
 		return fmt.Errorf("not ready: %w", err)
