@@ -82,26 +82,27 @@ func (c *localCopy) see(id string, rec *session.Record, seq uint64) {
 	}
 }
 
-// reached notes that the copy has all that was acknowledged before t.
+// reached notes that a beat came back, and with it that the copy has all that
+// was acknowledged before t; the zero t says nothing.
 func (c *localCopy) reached(t time.Time) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if t.After(c.as) {
 		c.as = t
-		close(c.moved)
-		c.moved = make(chan struct{})
 	}
+	close(c.moved)
+	c.moved = make(chan struct{})
 }
 
-// state tells how far the copy is, and returns a channel that is closed when it
-// has all that was acknowledged up to a later moment.
+// state tells how far the copy is, and returns a channel that is closed when the
+// next beat comes back.
 func (c *localCopy) state() (as time.Time, seq uint64, moved <-chan struct{}) {
 	c.mu.RLock()
 	defer c.mu.RUnlock()
 	return c.as, c.seq, c.moved
 }
 
-// clear forgets everything: the stream is read from its beginning.
+// clear forgets everything.
 func (c *localCopy) clear() {
 	c.mu.Lock()
 	defer c.mu.Unlock()

@@ -17,6 +17,7 @@ const (
 	// reads everything again.
 	markerLife = 2 * time.Hour
 	feedAhead  = 2000                   // messages that the client asks for at a time
+	feedBytes  = 8 << 20                // and no more than this; a message is smaller
 	feedQuiet  = 500 * time.Millisecond // the server's own heartbeat; the shortest that there is
 )
 
@@ -47,14 +48,14 @@ func (s *Store) read(ctx context.Context) error {
 	}
 	select {
 	case <-s.restart:
-		s.copy.clear()
+		s.forget()
 	default:
 	}
 	as, seq, _ := s.copy.state()
 	if seq > 0 && since(as) < markerLife/2 {
 		config.DeliverPolicy, config.OptStartSeq = jetstream.DeliverByStartSequencePolicy, seq+1
 	} else {
-		s.copy.clear()
+		s.forget()
 	}
 	setup, cancel := context.WithTimeout(ctx, 5*time.Second)
 	defer cancel()
@@ -62,7 +63,7 @@ func (s *Store) read(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	messages, err := consumer.Messages(jetstream.PullMaxMessages(feedAhead), jetstream.PullHeartbeat(feedQuiet))
+	messages, err := consumer.Messages(jetstream.PullMaxMessagesWithBytesLimit(feedAhead, feedBytes), jetstream.PullHeartbeat(feedQuiet))
 	if err != nil {
 		return err
 	}
@@ -80,7 +81,7 @@ func (s *Store) read(ctx context.Context) error {
 		}
 		select {
 		case <-s.restart:
-			s.copy.clear()
+			s.forget()
 			return errors.New("the stream begins anew")
 		default:
 		}
@@ -88,6 +89,12 @@ func (s *Store) read(ctx context.Context) error {
 			return err
 		}
 	}
+}
+
+// forget empties the copy: the stream is read from its beginning.
+func (s *Store) forget() {
+	s.pulse.forget()
+	s.copy.clear()
 }
 
 // apply puts one message into the copy.
@@ -99,15 +106,13 @@ func (s *Store) apply(m jetstream.Msg) error {
 	seq := meta.Sequence.Stream
 	as, at, _ := s.copy.state()
 	if at > 0 && !as.IsZero() && since(as) >= markerLife/2 {
-		s.copy.clear() // it was away for too long
+		s.forget() // it was away for too long
 		return fmt.Errorf("the copy is %v old", since(as))
 	}
 	id, ok := strings.CutPrefix(m.Subject(), s.prefix+"r.")
 	if !ok {
 		s.copy.feed("", nil, seq)
-		if as := s.pulse.came(m.Data(), meta.NumPending); !as.IsZero() {
-			s.copy.reached(as)
-		}
+		s.copy.reached(s.pulse.came(m.Data(), meta.NumPending))
 		return nil
 	}
 	var rec *session.Record

@@ -3,6 +3,7 @@ package natsstore_test
 import (
 	"context"
 	"errors"
+	"os"
 	"strings"
 	"testing"
 	"time"
@@ -81,4 +82,13 @@ func until(t testing.TB, what string, ok func() bool) {
 		}
 		return errors.New("not yet")
 	})
+}
+
+// many skips a test of several nodes where servers are not wanted: it is as
+// slow as they are.
+func many(t testing.TB) {
+	t.Helper()
+	if testing.Short() || os.Getenv("SESSION_SERVERS") == "none" {
+		t.Skip("three nodes are not started with -short or SESSION_SERVERS=none")
+	}
 }

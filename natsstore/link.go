@@ -114,6 +114,8 @@ func hopeless(err error) bool {
 // ask sends a request that may be sent again, as often as the context allows,
 // and reads the answer.
 func (l *link) ask(ctx context.Context, subject string, in, out any) error {
+	ctx, cancel := limited(ctx)
+	defer cancel()
 	body, err := json.Marshal(in)
 	if err != nil {
 		return err
@@ -194,6 +196,8 @@ const anyRevision = -1
 // one: the server takes nothing else. It is sent again only where it certainly
 // reached nobody: errLost leaves it to the caller to look.
 func (l *link) publish(ctx context.Context, subject string, data []byte, expected int64, ttl time.Duration, header ...string) (uint64, error) {
+	ctx, cancel := limited(ctx)
+	defer cancel()
 	m := &nats.Msg{Subject: subject, Data: data, Header: nats.Header{}}
 	if expected >= 0 {
 		m.Header[jetstream.ExpectedLastSubjSeqHeader] = []string{strconv.FormatInt(expected, 10)}

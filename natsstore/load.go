@@ -65,19 +65,27 @@ func (s *Store) look(ctx context.Context, id string) (*stored, error) {
 	return &stored{rec, trail, m.Seq}, nil
 }
 
-// peek reads the last message of a subject at a leader that had a majority no
-// longer than MaxStale ago. One that is cut off believes for ten seconds that it
-// leads.
+// peek reads the last message of a subject at the leader.
 func (s *Store) peek(ctx context.Context, subject string) (*message, error) {
-	if err := s.usable(); err != nil {
+	if err := s.led(ctx); err != nil {
 		return nil, err
 	}
-	if s.pulse.majority() > s.opts.MaxStale {
-		if _, err := s.pulse.beat(ctx); err != nil {
-			return nil, err
-		}
-	}
 	return s.link.last(ctx, subject)
+}
+
+// led is nil if the leader is known to have had a majority no longer than
+// MaxStale ago. One that is cut off believes for ten seconds that it leads, and
+// would answer with ended sessions.
+func (s *Store) led(ctx context.Context) error {
+	if err := s.usable(); err != nil {
+		return err
+	}
+	if s.pulse.majority() <= s.opts.MaxStale {
+		return nil
+	}
+	ctx, cancel := limited(ctx)
+	defer cancel()
+	return s.pulse.prove(ctx, s.opts.MaxStale)
 }
 
 // Load implements session.Store.

@@ -144,9 +144,7 @@ func TestFeedHeldBack(t *testing.T) {
 // Without a majority nothing is answered that may be too old, and nothing is
 // ErrNotFound.
 func TestNoMajority(t *testing.T) {
-	if testing.Short() {
-		t.Skip("three nodes take longer")
-	}
+	many(t)
 	nodes := startNodes(t, 3)
 	const stale = time.Second
 	bucket := newBucket()

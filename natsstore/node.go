@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/rand"
 	"crypto/tls"
+	"errors"
 	"fmt"
 	"log/slog"
 	"os"
@@ -169,14 +170,33 @@ func (n *Node) start() error {
 		return configError("the node cannot start: %w", err)
 	}
 	n.server = s
-	s.SetLoggerV2(&serverLog{log: n.log, name: n.opts.Name, secret: routePassword(n.opts.Secret)}, false, false, false)
+	log := newServerLog(n.log, n.opts.Name, routePassword(n.opts.Secret))
+	s.SetLoggerV2(log, false, false, false)
 	s.Start()
-	if !s.ReadyForConnections(startLimit) || n.opts.Role == Voter && !s.JetStreamEnabled() {
+	if err := started(s, log); err != nil {
 		s.Shutdown()
 		s.WaitForShutdown()
-		return fmt.Errorf("session: nats: start: the server of node %s does not start; its log tells why (is a port taken, or Dir not writable?)", n.opts.Name)
+		return fmt.Errorf("session: nats: start: node %s: %w", n.opts.Name, err)
 	}
 	return nil
+}
+
+// started waits until the server runs, or tells why it cannot.
+func started(s *server.Server, log *serverLog) error {
+	for begin := time.Now(); ; {
+		ready := s.ReadyForConnections(100 * time.Millisecond)
+		select {
+		case reason := <-log.fatal:
+			return errors.New(reason)
+		default:
+		}
+		switch {
+		case ready:
+			return nil
+		case time.Since(begin) > startLimit:
+			return fmt.Errorf("the server has not started after %v", startLimit)
+		}
+	}
 }
 
 // Name is the node's name.

@@ -6,10 +6,12 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"net/url"
 	"os"
+	"path/filepath"
 	"runtime"
 	"strings"
 	"sync"
@@ -85,6 +87,38 @@ func TestOptions(t *testing.T) {
 	}
 }
 
+// A node that cannot start says why at once.
+func TestStartFails(t *testing.T) {
+	port := "127.0.0.1:" + servers.FreePort(t)
+	l, err := net.Listen("tcp", port)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	voters := []string{port, "127.0.0.1:1", "127.0.0.1:2"}
+	file := filepath.Join(t.TempDir(), "file")
+	if err := os.WriteFile(file, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for _, tt := range []struct {
+		name string
+		opts natsstore.NodeOptions
+		want string
+	}{
+		{"the cluster's port is taken", natsstore.NodeOptions{Name: "a", Listen: port, Voters: voters, Durability: natsstore.Memory}, "in use"},
+		{"the clients' port is taken", natsstore.NodeOptions{Durability: natsstore.Memory, ClientListen: port, Secret: secret}, "in use"},
+		{"the directory is a file", natsstore.NodeOptions{Dir: file}, "directory"},
+	} {
+		n, err := natsstore.StartNode(&tt.opts)
+		if err == nil {
+			n.Close()
+		}
+		if !contains(err, tt.want) {
+			t.Errorf("%s: %v; want %q", tt.name, err, tt.want)
+		}
+	}
+}
+
 // A node that is alone remembers what it was told to.
 func TestRestart(t *testing.T) {
 	for _, d := range []natsstore.Durability{natsstore.File, natsstore.FileSync} {
@@ -132,9 +166,7 @@ func TestCloseLeavesNothing(t *testing.T) {
 // A cacher joins, keeps a copy, and saves through the voters. Without it they go
 // on.
 func TestCacher(t *testing.T) {
-	if testing.Short() {
-		t.Skip("three nodes take longer")
-	}
+	many(t)
 	var addrs []string
 	nodes := startNodes(t, 3, func(o *natsstore.NodeOptions) { addrs = o.Voters })
 	c := startNode(t, &natsstore.NodeOptions{Name: "cacher", Role: natsstore.Cacher, Listen: "127.0.0.1:" + servers.FreePort(t), Voters: addrs})
@@ -176,9 +208,7 @@ func TestCacher(t *testing.T) {
 // A voter that is stopped hands over what it leads, so that no call of another
 // node fails; one that the others cannot do without goes on.
 func TestShutdown(t *testing.T) {
-	if testing.Short() {
-		t.Skip("three nodes take longer")
-	}
+	many(t)
 	nodes := startNodes(t, 3)
 	var stores []*natsstore.Store
 	for _, n := range nodes {
@@ -276,9 +306,7 @@ func (i *intruder) told(text string) bool {
 
 // The ports of a cluster let nobody in who lacks the secret or a certificate.
 func TestPortsLetNobodyElseIn(t *testing.T) {
-	if testing.Short() {
-		t.Skip("three nodes take longer")
-	}
+	many(t)
 	ours, theirs := newAuthority(t), newAuthority(t)
 	client := "127.0.0.1:" + servers.FreePort(t)
 	var addrs []string

@@ -71,32 +71,20 @@ func openURL(t testing.TB, rawURL string) *natsstore.Store {
 }
 
 func TestServers(t *testing.T) {
-	addr := runServer(t, nil)
-	for _, c := range []string{"strong", "local"} {
-		fresh := func(t *testing.T) storetest.Backend {
-			clock := &storetest.Clock{}
-			bucket := newBucket()
-			nc := connect(t, addr)
-			opts := natsstore.Options{Bucket: bucket, Memory: true, Now: clock.Now}
-			if c == "local" {
-				opts.Consistency = natsstore.Local
-			}
-			return storetest.Backend{
-				Open: func() session.Store {
-					s, err := natsstore.New(t.Context(), nc, &opts)
-					if err != nil {
-						t.Fatal(err)
-					}
-					if err := s.WaitReady(t.Context()); err != nil {
-						t.Fatal(err)
-					}
-					return synced{s}
-				},
-				Advance: clock.Advance,
-			}
+	nc := connect(t, runServer(t, nil))
+	storetest.Run(t, func(t *testing.T) storetest.Backend {
+		clock, bucket := &storetest.Clock{}, newBucket()
+		return storetest.Backend{
+			Open: func() session.Store {
+				s, err := natsstore.New(t.Context(), nc, &natsstore.Options{Bucket: bucket, Memory: true, Now: clock.Now})
+				if err != nil {
+					t.Fatal(err)
+				}
+				return s
+			},
+			Advance: clock.Advance,
 		}
-		t.Run(c, func(t *testing.T) { storetest.Run(t, fresh) })
-	}
+	})
 }
 
 func TestOpen(t *testing.T) {

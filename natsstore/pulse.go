@@ -22,7 +22,7 @@ type pulse struct {
 	subject string
 	every   time.Duration
 
-	turn sync.Mutex // one at a time
+	turn chan struct{} // one is sent at a time
 
 	mu    sync.Mutex
 	n     uint64
@@ -43,13 +43,31 @@ const (
 )
 
 func newPulse(l *link, prefix string, every time.Duration) *pulse {
-	return &pulse{link: l, subject: prefix + "b." + nuid.Next(), every: every, sent: map[uint64]beat{}}
+	return &pulse{link: l, subject: prefix + "b." + nuid.Next(), every: every, turn: make(chan struct{}, 1), sent: map[uint64]beat{}}
 }
 
 // beat sends one. reset says that the stream is not the one it was.
 func (p *pulse) beat(ctx context.Context) (reset bool, err error) {
-	p.turn.Lock()
-	defer p.turn.Unlock()
+	return p.beatUnless(ctx, func() bool { return false })
+}
+
+// prove sends one, unless another has proved since that the leader had a
+// majority no longer than age ago.
+func (p *pulse) prove(ctx context.Context, age time.Duration) error {
+	_, err := p.beatUnless(ctx, func() bool { return p.majority() <= age })
+	return err
+}
+
+func (p *pulse) beatUnless(ctx context.Context, done func() bool) (reset bool, err error) {
+	select {
+	case p.turn <- struct{}{}:
+		defer func() { <-p.turn }()
+	case <-ctx.Done():
+		return false, ctx.Err()
+	}
+	if done() {
+		return false, nil
+	}
 	p.mu.Lock()
 	p.n++
 	n, at := p.n, time.Now()
@@ -66,6 +84,17 @@ func (p *pulse) beat(ctx context.Context) (reset bool, err error) {
 	reset = seq <= p.seq
 	p.seq = seq
 	return reset, nil
+}
+
+// forget is for a copy that begins anew: what came back before says nothing of
+// it.
+func (p *pulse) forget() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.back = time.Time{}
+	for n, b := range p.sent {
+		p.sent[n] = beat{at: b.at}
+	}
 }
 
 // majority is how long ago the leader is known to have had one.

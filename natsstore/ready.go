@@ -101,7 +101,7 @@ func (s *Store) sync(ctx context.Context) error {
 		if _, err := s.pulse.beat(ctx); err != nil {
 			return err
 		}
-		t := time.NewTimer(50 * time.Millisecond) // it came back while more was pending
+		t := time.NewTimer(s.pulse.every) // another may have taken its place
 		select {
 		case <-ctx.Done():
 			t.Stop()
@@ -117,8 +117,8 @@ func (s *Store) sync(ctx context.Context) error {
 type Status struct {
 	Node        string        // this node's name, "" of a store without one
 	Role        Role          // this node's
-	Bucket      string        //
-	Consistency Consistency   //
+	Bucket      string        // the bucket
+	Consistency Consistency   // of loads
 	Ready       error         // what Ready says
 	Sequence    uint64        // how far the copy has read the stream; 0 with Strong
 	Stale       time.Duration // how old the copy is; below 0 if it has nothing yet, or with Strong

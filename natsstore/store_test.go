@@ -108,8 +108,8 @@ func TestStore(t *testing.T) {
 		{3, natsstore.Local, true},
 	} {
 		t.Run(fmt.Sprintf("%d nodes, %v", tt.nodes, tt.consistency), func(t *testing.T) {
-			if tt.nodes > 1 && testing.Short() {
-				t.Skip("three nodes take longer")
+			if tt.nodes > 1 {
+				many(t)
 			}
 			places := on(startNodes(t, tt.nodes), tt.consistency)
 			t.Run("store", func(t *testing.T) { storetest.Run(t, places) })

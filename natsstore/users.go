@@ -52,13 +52,8 @@ func (s *Store) enter(ctx context.Context, rec *session.Record) error {
 // come in pages, in order; one that overlaps the page before shows that nothing
 // slipped through between the two.
 func (s *Store) subjects(ctx context.Context, prefix string) ([]string, error) {
-	if err := s.usable(); err != nil {
+	if err := s.led(ctx); err != nil {
 		return nil, err
-	}
-	if s.pulse.majority() > s.opts.MaxStale {
-		if _, err := s.pulse.beat(ctx); err != nil {
-			return nil, err
-		}
 	}
 	const overlap = 1000
 	var all []string
@@ -93,8 +88,6 @@ func (s *Store) List(ctx context.Context, user string) iter.Seq2[session.Info, e
 		if user == "" {
 			return
 		}
-		ctx, cancel := limited(ctx)
-		defer cancel()
 		entries, err := s.subjects(ctx, s.userSubject(user))
 		if err != nil {
 			yield(session.Info{}, failed("list", err))
@@ -160,7 +153,7 @@ func (s *Store) trim(ctx context.Context, user string, tokens []string) {
 		if err != nil {
 			return
 		}
-		if s.age(m) < underway {
+		if time.Since(m.Time) < underway {
 			continue
 		}
 		if s.link.purge(ctx, subject, m.Seq) != nil {
@@ -169,17 +162,12 @@ func (s *Store) trim(ctx context.Context, user string, tokens []string) {
 	}
 }
 
-// age is how old a message is, by the server's clock and this one's.
-func (s *Store) age(m *message) time.Duration { return time.Since(m.Time) }
-
 // DeleteUser implements session.UserDeleter. It asks the leader, with Local too.
 // A failure leaves some sessions, and the next call finds them.
 func (s *Store) DeleteUser(ctx context.Context, user, keep string) (int, error) {
 	if user == "" {
 		return 0, nil
 	}
-	ctx, cancel := limited(ctx)
-	defer cancel()
 	entries, err := s.subjects(ctx, s.userSubject(user))
 	if err != nil {
 		return 0, failed("delete user", err)
@@ -223,6 +211,8 @@ func (s *Store) DeleteUser(ctx context.Context, user, keep string) (int, error) 
 // endOf ends one session if it is the user's. stands says that its entry is of
 // use.
 func (s *Store) endOf(ctx context.Context, user, id string) (ended, stands bool, err error) {
+	ctx, cancel := limited(ctx)
+	defer cancel()
 	lost := false
 	for n := 0; ; n++ {
 		r, err := s.look(ctx, id)
