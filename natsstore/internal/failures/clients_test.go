@@ -57,7 +57,7 @@ type user struct {
 
 const (
 	stayers = 16
-	workers = 6
+	many    = 6                    // workers
 	pause   = 5 * time.Millisecond // of a client, between two requests
 	healing = time.Minute          // that a place may take to answer again
 )
@@ -65,7 +65,7 @@ const (
 // connect signs users in and lets them work until close. strong is how old an
 // answer of a strong store may be: nothing, unless a node is cut off or stands
 // still, and MaxStale then.
-func connect(t testing.TB, c *cluster, strong time.Duration) *clients {
+func connect(t testing.TB, c *cluster, workers int, strong time.Duration) *clients {
 	t.Helper()
 	cs := &clients{t: t, cluster: c, strong: strong}
 	cs.calm.Store(true)

@@ -23,7 +23,7 @@ import (
 
 const (
 	maxStale = 2 * time.Second
-	startUp  = time.Minute // that a node may take to be ready, on a busy machine
+	startUp  = 2 * time.Minute // that a node may take to be ready, on a busy machine
 )
 
 // member is one node, as the outside sees it.

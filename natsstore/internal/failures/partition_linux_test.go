@@ -34,7 +34,7 @@ func TestPartition(t *testing.T) {
 			t.Parallel()
 			net := newNetwork(t)
 			c := start(t, natsstore.File, net.configure, net.within)
-			cs := connect(t, c, maxStale)
+			cs := connect(t, c, many, maxStale)
 			m := c.role(who)
 			left := cs.known(m)
 			var ready time.Duration

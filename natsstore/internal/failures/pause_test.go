@@ -16,7 +16,7 @@ func TestPause(t *testing.T) {
 		t.Run(who, func(t *testing.T) {
 			t.Parallel()
 			c := start(t, natsstore.File, nil, nil)
-			cs := connect(t, c, maxStale)
+			cs := connect(t, c, many, maxStale)
 			m := c.role(who)
 			left := cs.known(m)
 			var ready time.Duration
