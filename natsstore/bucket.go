@@ -52,11 +52,11 @@ func (s *Store) prepare(ctx context.Context) error {
 			replicas = 3
 		}
 		config := s.config(max(1, replicas))
-		_, err := s.js.CreateStream(ctx, config)
-		var api *jetstream.APIError
+		_, err = s.js.CreateStream(ctx, config)
+		var refused *jetstream.APIError
 		switch {
-		case err == nil, errors.Is(err, jetstream.ErrStreamNameAlreadyInUse):
-		case errors.As(err, &api) && api.ErrorCode == codeNoReplicas:
+		case err == nil, errors.Is(err, jetstream.ErrStreamNameAlreadyInUse): // by another node
+		case errors.As(err, &refused) && refused.ErrorCode == codeNoReplicas:
 			return fmt.Errorf("%w: there is one server and %d replicas are asked for; ask for 1, or name a cluster", errUnfit, replicas)
 		default:
 			return fmt.Errorf("make the bucket: %w", err)

@@ -7,13 +7,12 @@ import (
 	"github.com/distsession/session"
 )
 
-// HoldFeed makes the feed wait, before each message, until the function returns.
-// It is set before the store starts.
+// OpenHeld is Open, and the feed waits before each message until hold returns.
 func (n *Node) OpenHeld(opts *Options, hold func(context.Context)) (*Store, error) {
 	return n.open(opts, func(s *Store) { s.hold = hold })
 }
 
-// Server stops and starts parts of the server that makes the node.
+// Leads tells whether the node leads the bucket.
 func (n *Node) Leads(bucket string) bool {
 	return n.server.JetStreamIsStreamLeader("$G", "KV_"+bucket)
 }
@@ -53,6 +52,8 @@ func NewPulses() *Pulses { return &Pulses{&pulse{sent: map[uint64]beat{}}} }
 
 func (p *Pulses) Sent(n uint64, at time.Time)                { p.p.sent[n] = beat{at, p.p.back} }
 func (p *Pulses) Came(data string, pending uint64) time.Time { return p.p.came([]byte(data), pending) }
+
+// PublishRaw writes whatever one likes into the bucket.
 func (s *Store) PublishRaw(subject string, data []byte) error {
 	_, err := s.link.publish(context.Background(), s.prefix+subject, data, anyRevision, 0)
 	return err
