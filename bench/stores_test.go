@@ -30,12 +30,15 @@ type backend struct {
 	read, write func(ctx context.Context) error
 }
 
-// backends start their servers when they are asked for; one whose server is not
-// installed is skipped.
-var backends = []struct {
+// A place is where a backend is.
+type place struct {
 	name string
 	open func(b *testing.B) backend
-}{
+}
+
+// backends start their servers when they are asked for; one whose server is not
+// installed is skipped.
+var backends = []place{
 	{"memory", func(b *testing.B) backend { return backend{store: session.NewMemoryStore(nil)} }},
 	{"redis", onRedis},
 	{"cached-redis", onCached},

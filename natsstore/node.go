@@ -229,6 +229,7 @@ func (n *Node) open(opts *Options, before func(*Store)) (*Store, error) {
 		return nil, err
 	}
 	s.node, s.own, s.log = n, true, n.log
+	s.lease = newLease(n, s.link.stream, s.pulse.majority)
 	n.mu.Lock()
 	n.stores[s] = true
 	n.mu.Unlock()

@@ -29,7 +29,6 @@ type attempt struct {
 	trail session.Trail
 	ttl   time.Duration
 	old   uint64 // the sequence of the message that it replaces, 0 for none
-	lost  bool   // an answer was
 }
 
 func (s *Store) newAttempt(rec *session.Record, trail session.Trail) (*attempt, error) {
@@ -60,8 +59,12 @@ func (s *Store) fits(text []byte) error {
 
 // made tells whether this attempt made the version, or one that is up to two
 // versions older than what is stored now.
+//
+// It may have though the answer was that another came first: a leader that was
+// cut off and is back hears what is sent to the one that took its place, until
+// it learns of it, and may answer sooner.
 func (w *attempt) made(version int64, now *session.Record, trail session.Trail) bool {
-	return w.lost && trail.Has(w.trail.Write(), now.Version-version)
+	return trail.Has(w.trail.Write(), now.Version-version)
 }
 
 // send sends the write. If it is not done and there is no error, the caller
@@ -78,7 +81,6 @@ func (s *Store) send(ctx context.Context, w *attempt) (done bool, err error) {
 	case errors.Is(err, errWrong):
 		return false, nil
 	case errors.Is(err, errLost) && ctx.Err() == nil:
-		w.lost = true
 		return false, nil
 	}
 	return false, err
@@ -179,10 +181,11 @@ func (s *Store) update(ctx context.Context, rec *session.Record) error {
 			return err
 		case w.made(rec.Version+1, now.Record, now.trail):
 			return nil
-		case now.Version != rec.Version:
+		case now.Version > rec.Version:
 			return session.ErrConflict
-		}
-		w.old = now.seq // touched, or the write never arrived
+		case now.Version == rec.Version:
+			w.old = now.seq // touched, or the write never arrived
+		} // else a leader that was cut off has answered
 		if err := again(ctx, n); err != nil {
 			return err
 		}

@@ -96,8 +96,9 @@ type Store struct {
 	log    *slog.Logger
 
 	node     *Node // nil: servers that run by themselves
-	own      bool  // the connection is ours to close
-	ownsNode bool  // Open made the node as well
+	lease    *lease
+	own      bool // the connection is ours to close
+	ownsNode bool // Open made the node as well
 
 	prepared atomic.Pointer[error] // nil: not yet; to nil: the bucket is as it must be
 	restart  chan struct{}
@@ -199,6 +200,9 @@ func (s *Store) run(ctx context.Context) {
 	if !s.prepareLater(ctx) {
 		return
 	}
+	if s.lease != nil {
+		s.done.Go(func() { s.lease.keep(ctx) })
+	}
 	if s.copy != nil {
 		s.done.Go(func() { s.follow(ctx) })
 		s.done.Go(func() { s.sweep(ctx) })
@@ -206,7 +210,8 @@ func (s *Store) run(ctx context.Context) {
 	tick := time.NewTicker(s.pulse.every)
 	defer tick.Stop()
 	for {
-		beat, cancel := context.WithTimeout(ctx, max(s.pulse.every, tryLeast))
+		// Its answer is good however late it comes: what counts is when it was sent.
+		beat, cancel := context.WithTimeout(ctx, s.opts.MaxStale)
 		reset, err := s.pulse.beat(beat)
 		cancel()
 		switch {
@@ -299,9 +304,10 @@ func (s *Store) usable() error {
 	switch err := s.prepared.Load(); {
 	case err == nil:
 		return errors.New("the bucket is not reached yet")
-	default:
+	case *err != nil:
 		return *err
 	}
+	return s.lease.valid()
 }
 
 // Close ends the store: its goroutines, and the connection and the node if Open
