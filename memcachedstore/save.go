@@ -6,6 +6,7 @@ import (
 
 	"github.com/bradfitz/gomemcache/memcache"
 	"github.com/distsession/session"
+	"github.com/distsession/session/internal/userindex"
 )
 
 // Save implements session.Store.
@@ -169,7 +170,7 @@ func (s *Store) admit(ctx context.Context, rec *session.Record, t *tag, fresh bo
 		return nil
 	case changed:
 		return s.enter(ctx, rec, true)
-	case entryDeadline(rec.Deadline) > entryDeadline(t.deadline):
+	case userindex.Deadline(rec.Deadline) > userindex.Deadline(t.deadline):
 		return s.enter(ctx, rec, false)
 	}
 	return nil

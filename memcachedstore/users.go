@@ -11,14 +11,13 @@ import (
 
 	"github.com/bradfitz/gomemcache/memcache"
 	"github.com/distsession/session"
+	"github.com/distsession/session/internal/userindex"
 )
 
 const (
-	batch      = 100 // records read at a time
-	deletes    = 8   // records deleted at a time
-	trimFrom   = 64  // entries from which a sign-in looks for ended ones
-	trimWindow = 16  // entries that it looks at
-	trimList   = 8   // ended sessions that List found and is worth a write for
+	batch    = 100 // records read at a time
+	deletes  = 8   // records deleted at a time
+	trimList = 8   // ended sessions that List found and is worth a write for
 )
 
 // vouched tells whether the index with this key has the session. One that is
@@ -31,13 +30,13 @@ func (s *Store) vouched(ctx context.Context, userKey, id string) (bool, error) {
 	case err != nil:
 		return false, err
 	}
-	ok, err := vouches(userKey, it.Value, id)
+	ok, err := userindex.Vouches(userKey, it.Value, id)
 	return ok && err == nil, nil
 }
 
 // change replaces a user's index by what f makes of it, by compare-and-set. f
 // may run several times; ok is false if nothing is to be changed.
-func (s *Store) change(ctx context.Context, user string, f func(index) (ix index, ok bool, err error)) error {
+func (s *Store) change(ctx context.Context, user string, f func(userindex.Index) (ix userindex.Index, ok bool, err error)) error {
 	key := s.userKey(user)
 	lost := false
 	for try := range maxTries {
@@ -48,7 +47,7 @@ func (s *Store) change(ctx context.Context, user string, f func(index) (ix index
 		case err != nil:
 			return err
 		}
-		old, err := parseIndex(key, it.Value)
+		old, err := userindex.Parse(key, it.Value)
 		if err != nil {
 			old = nil // damaged, or none: it vouches for nothing
 		}
@@ -57,9 +56,9 @@ func (s *Store) change(ctx context.Context, user string, f func(index) (ix index
 		if err != nil || !ok {
 			return err
 		}
-		ix = ix.trim(now, int(s.limit.Load())-len(key))
-		it.Value, it.Expiration = ix.encode(key), 0
-		if end, ok := ix.end(); ok {
+		ix, _ = ix.Trim(now, int(s.limit.Load())-len(key)) // what is cut ends: nothing vouches for it
+		it.Value, it.Expiration = ix.Encode(key), 0
+		if end, ok := ix.End(); ok {
 			it.Expiration = expiration(end, now)
 		}
 		err = s.put(ctx, it)
@@ -95,72 +94,44 @@ func pause(ctx context.Context, try int) error {
 // enter writes a session's entry into its user's index. If it is not new and
 // has no entry, it has ended: ErrNotFound.
 func (s *Store) enter(ctx context.Context, rec *session.Record, isNew bool) error {
-	deadline, trimmed := entryDeadline(rec.Deadline), false
-	return s.change(ctx, rec.User, func(ix index) (index, bool, error) {
-		at := ix.find(rec.ID)
+	deadline, trimmed := userindex.Deadline(rec.Deadline), false
+	return s.change(ctx, rec.User, func(ix userindex.Index) (userindex.Index, bool, error) {
+		at := ix.Find(rec.ID)
 		switch {
 		case at < 0 && !isNew:
 			return nil, false, session.ErrNotFound
-		case at >= 0 && ix[at].deadline >= deadline:
+		case at >= 0 && ix[at].Deadline >= deadline:
 			return nil, false, nil
 		case at >= 0:
-			ix[at].deadline = deadline
+			ix[at].Deadline = deadline
 			return ix, true, nil
 		}
-		if len(ix) >= trimFrom && !trimmed {
-			// Each sign-in adds one entry and looks at several, so that few of
-			// those that stand there have ended.
+		if some := ix.Window(); len(some) > 0 && !trimmed {
 			trimmed = true
-			from := rand.N(len(ix) - trimWindow + 1)
-			gone, err := s.ended(ctx, rec.User, ix[from:from+trimWindow])
+			live, err := s.records(ctx, rec.User, some)
 			if err != nil {
 				return nil, false, err
 			}
-			ix = ix.without(gone)
+			ix = ix.Without(some.Ended(live, s.now()))
 		}
-		return append(ix, entry{rec.ID, deadline, s.now().Unix()}), true, nil
+		return append(ix, userindex.Entry{ID: rec.ID, Deadline: deadline, Entered: s.now().Unix()}), true, nil
 	})
-}
-
-func (ix index) without(ids map[string]bool) index {
-	return slices.DeleteFunc(ix, func(e entry) bool { return ids[e.id] })
-}
-
-// ended returns the sessions of these entries that are no more. A record that
-// is not there may be that of a sign-in under way.
-func (s *Store) ended(ctx context.Context, user string, ix index) (map[string]bool, error) {
-	live, err := s.records(ctx, user, ix)
-	if err != nil {
-		return nil, err
-	}
-	return s.without(ix, live), nil
-}
-
-func (s *Store) without(ix index, live []*session.Record) map[string]bool {
-	over := s.now().Unix() - indexUnderway
-	gone := map[string]bool{}
-	for _, e := range ix {
-		if e.entered < over && !slices.ContainsFunc(live, func(r *session.Record) bool { return r.ID == e.id }) {
-			gone[e.id] = true
-		}
-	}
-	return gone
 }
 
 // records returns the live records of a user's entries, without markers, in no
 // particular order.
-func (s *Store) records(ctx context.Context, user string, ix index) ([]*session.Record, error) {
+func (s *Store) records(ctx context.Context, user string, ix userindex.Index) ([]*session.Record, error) {
 	// One request for each server, and all of them at once.
 	keys := map[int][]string{}
 	ids := map[string]string{}
 	for _, e := range ix {
-		key := s.key(e.id)
+		key := s.key(e.ID)
 		at := 0
 		if !s.replicated {
 			at = s.ring.pick(key)
 		}
 		keys[at] = append(keys[at], key)
-		ids[key] = e.id
+		ids[key] = e.ID
 	}
 	var mu sync.Mutex
 	var wg sync.WaitGroup
@@ -188,7 +159,7 @@ func (s *Store) records(ctx context.Context, user string, ix index) ([]*session.
 }
 
 // index reads a user's index.
-func (s *Store) index(ctx context.Context, user string) (index, error) {
+func (s *Store) index(ctx context.Context, user string) (userindex.Index, error) {
 	key := s.userKey(user)
 	it, err := s.get(ctx, key)
 	switch {
@@ -197,7 +168,7 @@ func (s *Store) index(ctx context.Context, user string) (index, error) {
 	case err != nil:
 		return nil, err
 	}
-	ix, err := parseIndex(key, it.Value)
+	ix, err := userindex.Parse(key, it.Value)
 	if err != nil {
 		return nil, nil // it vouches for nothing
 	}
@@ -227,13 +198,13 @@ func (s *Store) List(ctx context.Context, user string) iter.Seq2[session.Info, e
 					return
 				}
 			}
-			for id := range s.without(some, live) {
+			for id := range some.Ended(live, s.now()) {
 				gone[id] = true
 			}
 		}
 		if len(gone) >= trimList {
 			// If it fails, they stay: that harms nothing.
-			_ = s.change(ctx, user, func(ix index) (index, bool, error) { return ix.without(gone), true, nil })
+			_ = s.change(ctx, user, func(ix userindex.Index) (userindex.Index, bool, error) { return ix.Without(gone), true, nil })
 		}
 	}
 }
@@ -246,16 +217,16 @@ func (s *Store) DeleteUser(ctx context.Context, user, keep string) (int, error) 
 	if user == "" {
 		return 0, nil
 	}
-	var ended index
+	var ended userindex.Index
 	seen := map[string]bool{} // the function runs again when another came first
-	err := s.change(ctx, user, func(ix index) (index, bool, error) {
-		var kept index
+	err := s.change(ctx, user, func(ix userindex.Index) (userindex.Index, bool, error) {
+		var kept userindex.Index
 		for _, e := range ix {
 			switch {
-			case e.id == keep:
+			case e.ID == keep:
 				kept = append(kept, e)
-			case !seen[e.id]:
-				seen[e.id] = true
+			case !seen[e.ID]:
+				seen[e.ID] = true
 				ended = append(ended, e)
 			}
 		}
@@ -273,7 +244,7 @@ func (s *Store) DeleteUser(ctx context.Context, user, keep string) (int, error) 
 
 // bury removes the records of sessions that have ended, and counts those that
 // had not ended by themselves.
-func (s *Store) bury(ctx context.Context, user string, ix index) int {
+func (s *Store) bury(ctx context.Context, user string, ix userindex.Index) int {
 	live, _ := s.records(ctx, user, ix)
 	var mu sync.Mutex
 	var wg sync.WaitGroup
