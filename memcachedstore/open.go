@@ -4,13 +4,12 @@ import (
 	"context"
 	"errors"
 	"log/slog"
-	"net"
 	"net/url"
-	"strconv"
 	"strings"
 	"time"
 
 	"github.com/distsession/session"
+	"github.com/distsession/session/internal/hosturl"
 	"github.com/distsession/session/internal/later"
 )
 
@@ -51,10 +50,8 @@ func open(ctx context.Context, u *url.URL) (session.Store, error) {
 func parseURL(u *url.URL) ([]string, *Options, error) {
 	scheme := strings.ToLower(u.Scheme)
 	port := ports[scheme]
-	// In a password that is not escaped "/" and "?" end the host, and the rest,
-	// up to the "@", lands in what follows.
-	if u.Opaque != "" || strings.Contains(u.EscapedPath()+u.RawQuery, "@") {
-		return nil, nil, configError("the URL cannot be read; write it as %s://host:port,host:port, and escape special characters (@ is %%40, / is %%2F, ? is %%3F, # is %%23)", scheme)
+	if err := hosturl.Whole(u); err != nil {
+		return nil, nil, configError("%w", err)
 	}
 	p := session.NewParams(u)
 	opts := &Options{
@@ -73,52 +70,17 @@ func parseURL(u *url.URL) ([]string, *Options, error) {
 	if err := p.Err(); err != nil {
 		return nil, nil, err
 	}
-	if u.Host != "" {
-		hosts = append(strings.Split(u.Host, ","), hosts...)
+	servers, err := hosturl.Servers(u, hosts, port)
+	if err != nil {
+		return nil, nil, configError("%w", err)
 	}
-	servers := make([]string, len(hosts))
-	for i, host := range hosts {
-		addr, ok := address(host, port)
-		if !ok {
-			return nil, nil, configError("a host cannot be read; write host:port, with commas between several, and an IPv6 address as ?addr=[::1]:%s", port)
-		}
-		servers[i] = addr
-	}
-	switch {
-	case len(servers) == 0:
-		return nil, nil, configError("the URL names no host; write %s://localhost:%s", scheme, port)
-	case strings.Trim(u.Path, "/") != "":
+	if strings.Trim(u.Path, "/") != "" {
 		return nil, nil, configError("there are no databases; end the URL after the hosts and choose a prefix: ?prefix=app1:")
 	}
-	return servers, opts, credentials(u, opts)
-}
-
-// credentials come from the URL or, better, from parameters that name them.
-func credentials(u *url.URL, opts *Options) error {
-	if u.User != nil {
-		if opts.Username != "" || opts.Password != "" {
-			return configError("user or password stand both before the host and in the parameters; keep the parameters")
-		}
-		opts.Username = u.User.Username()
-		opts.Password, _ = u.User.Password()
+	if opts.Username, opts.Password, err = hosturl.Credentials(u, opts.Username, opts.Password); err != nil {
+		return nil, nil, configError("%w", err)
 	}
-	if (opts.Username == "") != (opts.Password == "") {
-		return configError("user name and password belong together; write username=NAME and password=env:NAME or password=file:PATH")
-	}
-	return nil
-}
-
-// address returns host:port for a host with or without port, IPv6 in brackets.
-func address(host, port string) (string, bool) {
-	if _, _, err := net.SplitHostPort(host); err != nil {
-		host += ":" + port
-	}
-	name, number, err := net.SplitHostPort(host)
-	n, portErr := strconv.ParseUint(number, 10, 16)
-	if err != nil || portErr != nil || n == 0 || name == "" || strings.ContainsAny(name, "/ @[]") {
-		return "", false
-	}
-	return net.JoinHostPort(name, number), true
+	return servers, opts, nil
 }
 
 // firstCheck checks the servers if they answer, and otherwise goes on trying in
