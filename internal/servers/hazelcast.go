@@ -43,10 +43,16 @@ type HazelcastMember struct {
 	running bool
 }
 
-// Hazelcast starts n members.
+// Hazelcast starts n members of a cluster with a name of its own.
 func Hazelcast(t testing.TB, n int) *HazelcastServers {
 	t.Helper()
-	c := &HazelcastServers{java: Require(t, "java", javaHint), Cluster: "sessions-" + FreePort(t)}
+	return HazelcastNamed(t, "sessions-"+FreePort(t), n)
+}
+
+// HazelcastNamed starts n members of the cluster with this name.
+func HazelcastNamed(t testing.TB, cluster string, n int) *HazelcastServers {
+	t.Helper()
+	c := &HazelcastServers{java: Require(t, "java", javaHint), Cluster: cluster}
 	c.jars = mavenJars(t, "hazelcast-"+hazelcastVersion,
 		mavenArtifact{Group: "com.hazelcast", Name: "hazelcast", Version: hazelcastVersion},
 		mavenArtifact{Group: "javax.cache", Name: "cache-api", Version: "1.1.1"})
