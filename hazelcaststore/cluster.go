@@ -114,7 +114,7 @@ func ask[T any](ctx context.Context, c *cluster, key string, again bool, f func(
 		if err := ctx.Err(); err != nil {
 			return none, errors.Join(failure, err)
 		}
-		v, unsent, err := askOne(ctx, m, c.timeout, len(turn)-i, f)
+		v, unsent, err := askOne(ctx, m, c.timeout, len(turn)-i, again, f)
 		if err == nil {
 			m.down.Store(0)
 			return v, nil
@@ -134,19 +134,25 @@ func ask[T any](ctx context.Context, c *cluster, key string, again bool, f func(
 }
 
 // askOne asks one member. left is how many may be asked yet, this one included:
-// each has half of the time that is left.
-func askOne[T any](ctx context.Context, m *member, timeout time.Duration, left int, f func(context.Context, *wire.Conn) (T, error)) (v T, unsent bool, err error) {
+// each has half of the time that is left. If the connection breaks, the member
+// may have closed it while it was idle; what may be sent again is.
+func askOne[T any](ctx context.Context, m *member, timeout time.Duration, left int, again bool, f func(context.Context, *wire.Conn) (T, error)) (v T, unsent bool, err error) {
 	if end, ok := ctx.Deadline(); ok && left > 1 {
 		timeout = min(timeout, time.Until(end)/2)
 	}
 	ctx, cancel := context.WithTimeout(ctx, timeout)
 	defer cancel()
-	conn, err := m.connection(ctx)
-	if err != nil {
-		return v, true, err
+	for range 2 {
+		var conn *wire.Conn
+		if conn, err = m.connection(ctx); err != nil {
+			return v, true, err
+		}
+		v, err = f(ctx, conn)
+		if unsent = wire.Unsent(err); err == nil || conn.Alive() || !unsent && !again {
+			return v, unsent, err
+		}
 	}
-	v, err = f(ctx, conn)
-	return v, wire.Unsent(err), err
+	return v, unsent, err
 }
 
 // Get implements gridstore.Grid.

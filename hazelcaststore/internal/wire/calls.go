@@ -8,7 +8,7 @@ import (
 // Get returns a value, nil if there is none.
 func (c *Conn) Get(ctx context.Context, key string) ([]byte, error) {
 	k := Key(key)
-	m, err := c.do(ctx, func() *Request { return get(c.opts.Cache, k, k.partition(c.partitions)) })
+	m, err := c.do(ctx, func() *Request { return get(c.opts.Cache, k, k.Partition(c.partitions)) })
 	return answer(c, m, err, (*Message).value)
 }
 
@@ -16,7 +16,7 @@ func (c *Conn) Get(ctx context.Context, key string) ([]byte, error) {
 func (c *Conn) PutIfAbsent(ctx context.Context, key string, value []byte, ttl time.Duration) (bool, error) {
 	k := Key(key)
 	m, err := c.do(ctx, func() *Request {
-		return putIfAbsent(c.opts.Cache, k, Bytes(value), ttl, k.partition(c.partitions))
+		return putIfAbsent(c.opts.Cache, k, Bytes(value), ttl, k.Partition(c.partitions))
 	})
 	return answer(c, m, err, (*Message).bool)
 }
@@ -25,7 +25,7 @@ func (c *Conn) PutIfAbsent(ctx context.Context, key string, value []byte, ttl ti
 func (c *Conn) Replace(ctx context.Context, key string, old, value []byte, ttl time.Duration) (bool, error) {
 	k := Key(key)
 	m, err := c.do(ctx, func() *Request {
-		return replace(c.opts.Cache, k, Bytes(old), Bytes(value), ttl, k.partition(c.partitions))
+		return replace(c.opts.Cache, k, Bytes(old), Bytes(value), ttl, k.Partition(c.partitions))
 	})
 	return answer(c, m, err, (*Message).replaced)
 }
@@ -39,7 +39,7 @@ func (c *Conn) Remove(ctx context.Context, key string, old []byte) (bool, error)
 		if old != nil {
 			is = Bytes(old)
 		}
-		return remove(c.opts.Cache, k, is, k.partition(c.partitions))
+		return remove(c.opts.Cache, k, is, k.Partition(c.partitions))
 	})
 	return answer(c, m, err, (*Message).bool)
 }

@@ -62,9 +62,9 @@ func (d Data) boolean() (value, ok bool) {
 	return d[dataHeader] != 0, true
 }
 
-// partition is where a key lies. The member believes what it is told, so a wrong
+// Partition is where a key lies. The member believes what it is told, so a wrong
 // one would hide the entry from everybody else.
-func (d Data) partition(count int32) int32 {
+func (d Data) Partition(count int32) int32 {
 	hash := int32(murmur3(d[dataHeader:]))
 	if hash == -1<<31 {
 		return 0 // it has no absolute value

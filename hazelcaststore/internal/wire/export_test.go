@@ -14,8 +14,6 @@ const (
 	DataHeader = dataHeader
 )
 
-func (d Data) Partition(count int32) int32 { return d.partition(count) }
-
 // Read reads a message in every way there is: none may panic.
 func (m *Message) Read() {
 	m.kind()
