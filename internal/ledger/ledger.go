@@ -166,6 +166,14 @@ func (l *Ledger) During(what string, f func()) {
 	}
 }
 
+// Longest is the longest time that a worker waited for an acknowledgement
+// during the last trouble.
+func (l *Ledger) Longest() time.Duration {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.longest
+}
+
 // Check stops the workers and returns how many acknowledged additions are
 // missing.
 func (l *Ledger) Check() (lost int) {

@@ -26,6 +26,9 @@ func TestLedger(t *testing.T) {
 				l.Fails()
 				faulty.Heal()
 			})
+			if l.Longest() <= 0 {
+				t.Error("nobody waited")
+			}
 			l.Progress()
 			if lost := l.Check(); lost != 0 {
 				t.Errorf("%d lost", lost)
