@@ -38,14 +38,14 @@ func TestLostAnswer(t *testing.T) {
 		name, why string
 		create    bool
 		between   int // saves by others, before it looks
-		want      error
+		unknown   bool
 		version   int64
 	}{
-		{"update", "it finds its own write", false, 0, nil, 2},
-		{"update, then two by others", "the trail goes back three writes", false, 2, nil, 4},
-		{"update, then three", "it cannot know, and a conflict is replayed", false, 3, session.ErrConflict, 5},
-		{"create", "it finds its own write", true, 0, nil, 1},
-		{"create, then two by others", "the trail goes back three writes", true, 2, nil, 3},
+		{"update", "it finds its own write", false, 0, false, 2},
+		{"update, then two by others", "the trail goes back three writes", false, 2, false, 4},
+		{"update, then three", "it cannot know, and a conflict would be replayed", false, 3, true, 5},
+		{"create", "it finds its own write", true, 0, false, 1},
+		{"create, then two by others", "the trail goes back three writes", true, 2, false, 3},
 	} {
 		rec, token := draft("ann", time.Now())
 		kind := uint32(kindAdd)
@@ -63,7 +63,11 @@ func TestLostAnswer(t *testing.T) {
 			})
 		}
 		_, err := behind.Save(t.Context(), rec)
-		wantErr(t, tt.name+" ("+tt.why+")", err, tt.want)
+		if tt.unknown {
+			failed(t, tt.name+" ("+tt.why+")", err)
+		} else if err != nil {
+			t.Errorf("%s (%s): %v", tt.name, tt.why, err)
+		}
 		if n := one.Lost() + two.Lost(); n != 1 {
 			t.Fatalf("%s: %d answers were lost", tt.name, n)
 		}

@@ -17,6 +17,7 @@
 //	hazelcast:
 //	  properties:
 //	    hazelcast.shutdownhook.policy: GRACEFUL # or SIGTERM is as rude as SIGKILL
+//	    hazelcast.operation.fail.on.indeterminate.state: true # see Failure
 //	  cache:
 //	    sessions:
 //	      backup-count: 1
@@ -33,7 +34,7 @@
 // Open refuses a cache that is not declared, one without a synchronous backup,
 // one that is not BINARY (OBJECT does not compare bytes), one that evicts, and
 // members of different clusters; Check tells the same later. What the protocol
-// does not tell, nobody checks: how many members there are, the shutdown policy,
+// does not tell, nobody checks: how many members there are, the properties above,
 // the merge policy, whether the members' clocks agree. A member with a
 // java-serialization-filter must allow javax.cache.expiry.* and
 // java.util.concurrent.TimeUnit; Open finds out by a write.
@@ -67,8 +68,15 @@
 //
 // Every call returns at its context's deadline. A member that is lost loses
 // nothing that was acknowledged; what was under way on a connection to it is
-// looked up through another member, and is an error if that cannot tell. The
-// members need up to a second to notice a crash, and longer while they hand
+// looked up through another member, and is an error if that cannot tell.
+//
+// By itself a member repeats a write whose owner died, and answers "no" to what
+// was done. The store finds its own write by name, unless the session was saved
+// four times meanwhile: then the change is made twice. With
+// hazelcast.operation.fail.on.indeterminate.state the member says that it does
+// not know, and nothing is made twice.
+//
+// The members need up to a second to notice a crash, and longer while they hand
 // partitions over; a request that comes then may wait, or fail with 503. If all
 // members are down, everybody is signed out: the cache is memory.
 //

@@ -34,6 +34,9 @@ func (s *Store) newAttempt(rec *session.Record, trail session.Trail) (*attempt, 
 	return w, s.fits(w.text)
 }
 
+// trailSaves is how many versions a Trail reaches back.
+var trailSaves = int64(session.TrailLen / len(session.NewTrail().Write()))
+
 // made tells whether this attempt made the version, or one that is up to two
 // versions older than what is stored now. It is asked after a "no" too: a grid
 // whose member died in between may have done what it then refuses.
@@ -126,6 +129,10 @@ func (s *Store) replace(ctx context.Context, rec *session.Record, w *attempt, ol
 			return err
 		case w.made(rec.Version+1, now.Record, now.trail):
 			return nil
+		case lost != nil && now.Version > rec.Version+trailSaves:
+			// Others came so often that the trail does not reach back. As a
+			// conflict the change would be made again, and perhaps twice.
+			return lost
 		case now.Version != rec.Version:
 			return session.ErrConflict
 		}
