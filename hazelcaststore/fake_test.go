@@ -328,6 +328,13 @@ func (f *fakeCluster) requests() []string {
 	return log
 }
 
+// len is the number of entries.
+func (f *fakeCluster) len() int {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return len(f.entries)
+}
+
 // left is how long the entry under a key lives yet; 0 if it is not there.
 func (f *fakeCluster) left(key string) time.Duration {
 	f.mu.Lock()

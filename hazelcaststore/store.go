@@ -28,8 +28,8 @@
 //	      merge-policy:
 //	        class-name: ExpirationTimeMergePolicy
 //
-// List all members, or several: they are tried in turn. A member that the URL
-// does not list is not found by itself.
+// List all members, or several, all with their port or all without (5701): they
+// are tried in turn. A member that the URL does not list is not found by itself.
 //
 // Open refuses a cache that is not declared, one without a synchronous backup,
 // one that is not BINARY (OBJECT does not compare bytes), one that evicts, and
