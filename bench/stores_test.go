@@ -5,6 +5,7 @@ import (
 	"database/sql"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
@@ -12,6 +13,7 @@ import (
 	"github.com/colinmarc/hdfs/v2"
 	"github.com/distsession/session"
 	_ "github.com/distsession/session/filestore"
+	_ "github.com/distsession/session/hazelcaststore"
 	_ "github.com/distsession/session/hdfsstore"
 	"github.com/distsession/session/internal/servers"
 	_ "github.com/distsession/session/memcachedstore"
@@ -44,6 +46,7 @@ var backends = []struct {
 	{"sqlite", onSQLite},
 	{"file", onFiles},
 	{"hdfs", onHDFS},
+	{"hazelcast", onHazelcast},
 }
 
 // BenchmarkStores measures every backend's load, save and touch, one after the
@@ -264,6 +267,26 @@ func onHDFS(b *testing.B) backend {
 		store: openURL(b, "hdfs://"+addr+"/sessions?user="+servers.HDFSUser),
 		read:  func(context.Context) error { _, err := client.ReadFile("/bare"); return err },
 		write: write,
+	}
+	if err := p.write(b.Context()); err != nil {
+		b.Fatal(err)
+	}
+	return p
+}
+
+// onHazelcast has two members, each of which keeps everything. What is bare goes
+// through Hazelcast's own memcached port: the store's client is the store's alone.
+func onHazelcast(b *testing.B) backend {
+	cluster := servers.Hazelcast(b, 2)
+	client := memcache.New(cluster.Members[0].Addr)
+	client.Timeout = time.Minute
+	b.Cleanup(func() { client.Close() })
+	p := backend{
+		store: openURL(b, "hazelcast://"+strings.Join(cluster.Addrs(), ",")+"?cluster="+cluster.Cluster),
+		read:  func(context.Context) error { _, err := client.Get("bare"); return err },
+		write: func(context.Context) error {
+			return client.Set(&memcache.Item{Key: "bare", Value: []byte(values), Expiration: 3600})
+		},
 	}
 	if err := p.write(b.Context()); err != nil {
 		b.Fatal(err)

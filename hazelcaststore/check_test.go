@@ -198,8 +198,8 @@ func TestWrongURL(t *testing.T) {
 func TestTooLarge(t *testing.T) {
 	f := newFake(t, sound)
 	s := newStore(t, []string{f.member()}, hazelcaststore.Options{MaxValue: 10_000})
-	rec, token := create(t, s, "ann")
-	rec = load(t, s, token)
+	_, token := create(t, s, "ann")
+	rec := load(t, s, token)
 	f.requests()
 	rec.Data = bytes.Repeat([]byte("x"), 10_000)
 	_, err := s.Save(t.Context(), rec)

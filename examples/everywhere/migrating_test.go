@@ -3,6 +3,7 @@ package main
 import (
 	"fmt"
 	"path/filepath"
+	"strings"
 	"testing"
 
 	"github.com/alicebob/miniredis/v2"
@@ -52,6 +53,12 @@ var kinds = []struct {
 	{"memcached", func(t testing.TB) func(*testing.T, int) string {
 		addr := servers.Memcached(t).Addr
 		return func(_ *testing.T, n int) string { return fmt.Sprintf("memcached://%s?prefix=p%d:", addr, n) }
+	}},
+	{"hazelcast", func(t testing.TB) func(*testing.T, int) string {
+		cluster := servers.Hazelcast(t, 2)
+		return func(_ *testing.T, n int) string {
+			return fmt.Sprintf("hazelcast://%s?cluster=%s&prefix=p%d:", strings.Join(cluster.Addrs(), ","), cluster.Cluster, n)
+		}
 	}},
 }
 
