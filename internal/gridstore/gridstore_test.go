@@ -307,6 +307,42 @@ func TestDeleteUserMeetsMarker(t *testing.T) {
 	}
 }
 
+// A session that comes back under its ID, as one does that moves between stores,
+// stays in the index, though DeleteUser has just ended it.
+func TestDeleteUserAndComeBack(t *testing.T) {
+	for _, change := range []bool{false, true} {
+		g := newGrid(time.Now)
+		s := gridstore.New(g, gridstore.Options{Name: "grid"})
+		rec, token := draft("ann")
+		save(t, s, rec, nil)
+		var once sync.Once
+		g.set(func(call, key string, do func()) error {
+			do()
+			if call == "remove" && key == s.Key(rec.ID) {
+				once.Do(func() { // DeleteUser has ended it
+					g.set(nil)
+					again := *rec
+					if change { // what was a marker is a session again
+						again.User, again.Replaced = "", true
+						save(t, s, &again, nil)
+						again = *load(t, s, token)
+						again.User, again.Replaced = "ann", false
+					}
+					save(t, s, &again, nil)
+				})
+			}
+			return nil
+		})
+		if n, err := s.DeleteUser(t.Context(), "ann", ""); n != 1 || err != nil {
+			t.Errorf("DeleteUser = %d, %v; want 1", n, err)
+		}
+		load(t, s, token) // it came after
+		if n, err := s.DeleteUser(t.Context(), "ann", ""); n != 1 || err != nil {
+			t.Errorf("the next DeleteUser = %d, %v; want 1", n, err)
+		}
+	}
+}
+
 // The index holds what fits; of a user who has more sessions the first end.
 func TestFullIndex(t *testing.T) {
 	g := newGrid(time.Now)

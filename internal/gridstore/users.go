@@ -101,10 +101,17 @@ func pause(ctx context.Context, try int) error {
 // enter writes a session's entry into its user's index, or moves the deadline
 // of the one that is there.
 func (s *Store) enter(ctx context.Context, rec *session.Record, isNew bool) error {
-	deadline, trimmed := userindex.Deadline(rec.Deadline), false
+	deadline, trimmed, renewed := userindex.Deadline(rec.Deadline), false, false
 	return s.change(ctx, rec.User, func(ix userindex.Index) (userindex.Index, bool, error) {
 		at := ix.Find(rec.ID)
 		switch {
+		case at >= 0 && isNew && !renewed:
+			// Whoever has just seen that the session has ended must not take the
+			// entry away any more: see forget.
+			ix[at].Entered = max(ix[at].Entered+1, s.now().Unix())
+			ix[at].Deadline = max(ix[at].Deadline, deadline)
+			renewed = true
+			return ix, true, nil
 		case at >= 0 && ix[at].Deadline >= deadline:
 			return nil, false, nil
 		case at >= 0:
@@ -178,7 +185,7 @@ func (s *Store) List(ctx context.Context, user string) iter.Seq2[session.Info, e
 			yield(session.Info{}, s.failed("list", err))
 			return
 		}
-		gone := map[string]bool{}
+		gone := map[string]int64{}
 		for some := range slices.Chunk(ix, batch) {
 			live, err := s.records(ctx, user, some)
 			if err != nil {
@@ -190,8 +197,11 @@ func (s *Store) List(ctx context.Context, user string) iter.Seq2[session.Info, e
 					return
 				}
 			}
-			for id := range some.Ended(live, s.now()) {
-				gone[id] = true
+			ended := some.Ended(live, s.now())
+			for _, e := range some {
+				if ended[e.ID] {
+					gone[e.ID] = e.Entered
+				}
 			}
 		}
 		if len(gone) >= trimList {
@@ -200,12 +210,17 @@ func (s *Store) List(ctx context.Context, user string) iter.Seq2[session.Info, e
 	}
 }
 
-// forget takes entries that name nothing out of a user's index. If it fails,
-// they stay: that harms nothing.
-func (s *Store) forget(ctx context.Context, user string, ids map[string]bool) {
+// forget takes entries that name nothing out of a user's index, if they are
+// those that were seen: a session that has moved to another store and comes back
+// has its entry renewed before its record is there. If it fails, they stay: that
+// harms nothing.
+func (s *Store) forget(ctx context.Context, user string, seen map[string]int64) {
 	_ = s.change(ctx, user, func(ix userindex.Index) (userindex.Index, bool, error) {
 		n := len(ix)
-		ix = ix.Without(ids)
+		ix = slices.DeleteFunc(ix, func(e userindex.Entry) bool {
+			entered, ok := seen[e.ID]
+			return ok && entered == e.Entered
+		})
 		return ix, len(ix) < n, nil
 	})
 }
@@ -256,7 +271,7 @@ func (s *Store) DeleteUser(ctx context.Context, user, keep string) (int, error) 
 		return 0, nil
 	}
 	var mu sync.Mutex
-	n, met, gone := 0, map[string]bool{}, map[string]bool{}
+	n, met, gone := 0, map[string]bool{}, map[string]int64{}
 	for again := true; again; {
 		again = false
 		ix, _, err := s.index(ctx, user)
@@ -264,7 +279,7 @@ func (s *Store) DeleteUser(ctx context.Context, user, keep string) (int, error) 
 			return n, s.failed("delete user", err)
 		}
 		over := ix.Ended(nil, s.now()) // nothing is to come any more if nothing is there
-		err = each(ix.Without(map[string]bool{keep: true}).Without(gone), func(e userindex.Entry) error {
+		err = each(ix.Without(map[string]bool{keep: true}), func(e userindex.Entry) error {
 			what, err := s.end(ctx, user, e.ID)
 			mu.Lock()
 			defer mu.Unlock()
@@ -273,9 +288,9 @@ func (s *Store) DeleteUser(ctx context.Context, user, keep string) (int, error) 
 				return err
 			case what == ended:
 				n++
-				gone[e.ID] = true
+				gone[e.ID] = e.Entered
 			case what == absent && over[e.ID]:
-				gone[e.ID] = true
+				gone[e.ID] = e.Entered
 			case what == marker && !met[e.ID]:
 				met[e.ID], again = true, true
 			}
