@@ -81,8 +81,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"net"
-	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -90,6 +88,7 @@ import (
 
 	"github.com/distsession/session"
 	"github.com/distsession/session/internal/casstore"
+	"github.com/distsession/session/internal/hosts"
 	"github.com/distsession/session/internal/members"
 )
 
@@ -182,8 +181,6 @@ func New(servers []string, opts *Options) (*Store, error) {
 	pool, limit := cmp.Or(opts.PoolSize, defaultPoolSize), cmp.Or(opts.MaxItem, defaultMaxItem)
 	s.limit.Store(int64(limit))
 	switch {
-	case len(servers) == 0:
-		return nil, configError("no servers; name at least one as host:port")
 	case s.timeout < 0 || pool < 0:
 		return nil, configError("Timeout and PoolSize are longer and larger than 0; leave them out for the defaults")
 	case limit < 2*itemHeader:
@@ -195,16 +192,12 @@ func New(servers []string, opts *Options) (*Store, error) {
 	case strings.ContainsAny(opts.Username+opts.Password, " \r\n"):
 		return nil, configError("the protocol takes no spaces and no line ends in Username and Password")
 	}
-	servers = slices.Clone(servers)
-	for i, addr := range servers {
-		servers[i] = strings.ToLower(addr)
-		if host, port, err := net.SplitHostPort(addr); err != nil || host == "" || port == "" {
-			return nil, configError("a server is no host:port")
-		}
-		if slices.Contains(servers[:i], servers[i]) {
-			return nil, configError("the server %s is named twice; name each once", servers[i])
-		}
-		s.servers = append(s.servers, newServer(servers[i], s.dialer, s.timeout, pool))
+	servers, err := hosts.Distinct(servers, "memcached")
+	if err != nil {
+		return nil, err
+	}
+	for _, addr := range servers {
+		s.servers = append(s.servers, newServer(addr, s.dialer, s.timeout, pool))
 	}
 	s.ring = newRing(servers)
 	s.members = members.NewGroup(len(servers))
