@@ -3,7 +3,6 @@ package memcachedstore
 import (
 	"context"
 	"errors"
-	"log/slog"
 	"net/url"
 	"strings"
 	"time"
@@ -25,10 +24,8 @@ var ports = map[string]string{
 	"infinispan": "11221", "infinispans": "11221",
 }
 
-const (
-	firstCheck = time.Second // that Open takes at most
-	nextCheck  = time.Second // at first, then ever longer
-)
+// firstCheck is how long Open takes at most.
+const firstCheck = time.Second
 
 func open(ctx context.Context, u *url.URL) (session.Store, error) {
 	servers, opts, err := parseURL(u)
@@ -39,8 +36,8 @@ func open(ctx context.Context, u *url.URL) (session.Store, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := s.firstCheck(ctx); err != nil {
-		return nil, errors.Join(err, s.Close())
+	if s.stop, err = later.Check(ctx, "memcached", firstCheck, s.check, final); err != nil {
+		return nil, errors.Join(configError("%w", err), s.Close())
 	}
 	return s, nil
 }
@@ -70,48 +67,7 @@ func parseURL(u *url.URL) ([]string, *Options, error) {
 	return at.Addrs, opts, nil
 }
 
-// firstCheck checks the servers if they answer, and otherwise goes on trying in
-// the background, until Close. It fails if sessions must not be kept there.
-func (s *Store) firstCheck(ctx context.Context) error {
-	ctx, cancel := context.WithTimeout(ctx, firstCheck)
-	defer cancel()
-	found, err := s.check(ctx)
-	switch {
-	case final(err):
-		return configError("%w", err)
-	case err != nil:
-		slog.Warn("session: memcached does not answer yet", "error", err)
-		s.checkLater()
-		return nil
-	}
-	logFindings(found)
-	return nil
-}
-
-func logFindings(found []error) {
-	for _, err := range found {
-		slog.Warn(err.Error())
-	}
-}
-
 // final tells whether no further check will find anything better.
 func final(err error) bool {
 	return errors.Is(err, errUnfit) || errors.Is(err, errAuth)
-}
-
-// checkLater checks the servers as soon as they answer.
-func (s *Store) checkLater() {
-	s.stop = later.Until(nextCheck, func(ctx context.Context) bool {
-		ctx, cancel := context.WithTimeout(ctx, firstCheck)
-		defer cancel()
-		found, err := s.check(ctx)
-		switch {
-		case final(err):
-			slog.Error("session: memcached: " + err.Error())
-			return true
-		case err == nil:
-			logFindings(found)
-		}
-		return err == nil
-	})
 }

@@ -33,8 +33,8 @@ type Place interface {
 	// Put adds the item if its Tag is nil, and otherwise replaces the one that
 	// has this Tag. The item may go at end, the zero time for never, and must not
 	// go before it. It is not changed, nor kept after an error. ErrNone says that
-	// there is none to replace, ErrOther that there is one to be added, or
-	// another to be replaced; session.ErrTooLarge is final. After any other error
+	// there is none to replace, ErrOther that there is one already, or another to
+	// replace, or that the place cannot tell; session.ErrTooLarge is final. After any other error
 	// nobody knows whether it was done.
 	Put(ctx context.Context, it *Item, end time.Time) error
 
