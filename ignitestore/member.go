@@ -90,13 +90,19 @@ func lacksCache(err error) bool {
 	return errors.As(err, &e) && e.Status == wire.StatusNoCache
 }
 
+// newCache survives the death of any one member: a write is acknowledged when
+// both copies have it, and reads are answered by the first.
+var newCache = wire.NewCache{
+	Mode: wire.Partitioned, Backups: 1, Atomicity: wire.Atomic, Sync: wire.FullSync, EagerTTL: true,
+}
+
 // settle returns the configuration of the cache, which it makes if there is none.
 // errUnfit if sessions must not be kept there.
 func (s *Store) settle(ctx context.Context, c *wire.Conn) (wire.Config, error) {
 	id := wire.CacheID(s.cache)
 	conf, err := c.CacheConfig(ctx, id)
 	if lacksCache(err) {
-		if err := c.CreateCache(ctx, s.cache); err != nil {
+		if err := c.CreateCache(ctx, s.cache, newCache); err != nil {
 			return conf, err
 		}
 		conf, err = c.CacheConfig(ctx, id)

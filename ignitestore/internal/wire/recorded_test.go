@@ -70,7 +70,7 @@ func talkAboutSessions(t *testing.T, c *wire.Conn, err error) {
 	wantStatus(t, "the configuration of no cache", err, wire.StatusNoCache)
 	_, err = c.Get(ctx, cache, "k")
 	wantStatus(t, "get from no cache", err, wire.StatusNoCache)
-	if err := c.CreateCache(ctx, cacheName); err != nil {
+	if err := c.CreateCache(ctx, cacheName, wire.NewCache{Mode: wire.Partitioned, Backups: 1, Atomicity: wire.Atomic, Sync: wire.FullSync, EagerTTL: true}); err != nil {
 		t.Fatal(err)
 	}
 	conf, err := c.CacheConfig(ctx, cache)

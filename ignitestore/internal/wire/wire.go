@@ -171,13 +171,12 @@ type Config struct {
 	FullSync       bool // a write is acknowledged when all copies have it
 }
 
-// The values of Ignite's enumerations, by their places.
+// The values of Ignite's enumerations that sessions want, by their places.
 const (
-	modePartitioned  = 2
-	modeReplicated   = 1
-	atomicityAtomic  = 1
-	syncFull         = 0
-	lastPropertyCode = 405
+	Replicated  = 1 // mode
+	Partitioned = 2
+	Atomic      = 1 // atomicity
+	FullSync    = 0 // synchronisation
 )
 
 // CacheConfig returns the configuration of a cache.
@@ -195,10 +194,10 @@ func (c *Conn) CacheConfig(ctx context.Context, cache int32) (conf Config, err e
 //	byte · int32 · schema · int32 synchronisation · …
 func (p *parser) config() (c Config) {
 	q := &parser{b: p.take(int(p.int32()))}
-	c.Atomic = q.int32() == atomicityAtomic
+	c.Atomic = q.int32() == Atomic
 	c.Backups = int(q.int32())
 	mode := q.int32()
-	c.Replicated = mode == modeReplicated
+	c.Replicated = mode == Replicated
 	q.bool()
 	c.Region = string(q.object(typeString))
 	c.EagerTTL = q.bool()
@@ -211,24 +210,30 @@ func (p *parser) config() (c Config) {
 	c.ReadFromBackup = q.bool()
 	q.take(4 + 8 + 8 + 4 + 4 + 8 + 8 + 1 + 4)
 	q.object(typeString)
-	c.FullSync = q.int32() == syncFull
-	p.failed = p.failed || q.failed || mode != modePartitioned && mode != modeReplicated
+	c.FullSync = q.int32() == FullSync
+	p.failed = p.failed || q.failed || mode != Partitioned && mode != Replicated
 	return c
 }
 
-// CreateCache makes a cache for sessions if there is none of that name:
-// partitioned, with one backup, every write acknowledged by both copies, reads
-// by the first. One that is there stays as it is.
-func (c *Conn) CreateCache(ctx context.Context, name string) error {
-	m := newRequest(opCreate).int32(0).int16(7)
-	from := len(m) - 2
+// A NewCache is a cache to be made, in Ignite's words.
+type NewCache struct {
+	Mode, Atomicity, Backups, Sync int32
+	ReadFromBackup, EagerTTL       bool
+}
+
+// CreateCache makes a cache if there is none of that name. One that is there
+// stays as it is.
+func (c *Conn) CreateCache(ctx context.Context, name string, conf NewCache) error {
+	m := newRequest(opCreate).int32(0)
+	from := len(m)
+	m = m.int16(7)
 	m = m.int16(0).string(name)
-	m = m.int16(1).int32(modePartitioned)
-	m = m.int16(2).int32(atomicityAtomic)
-	m = m.int16(3).int32(1) // backups
-	m = m.int16(4).int32(syncFull)
-	m = m.int16(6).bool(false) // read from backup
-	m = m.int16(lastPropertyCode).bool(true)
+	m = m.int16(1).int32(conf.Mode)
+	m = m.int16(2).int32(conf.Atomicity)
+	m = m.int16(3).int32(conf.Backups)
+	m = m.int16(4).int32(conf.Sync)
+	m = m.int16(6).bool(conf.ReadFromBackup)
+	m = m.int16(405).bool(conf.EagerTTL)
 	order.PutUint32(m[from-4:], uint32(len(m)-from))
 	if err := c.ask(ctx, m, func(*parser) {}); err != nil {
 		return fmt.Errorf("create the cache %s: %w", name, err)
