@@ -9,7 +9,6 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
-	"syscall"
 	"testing"
 	"time"
 )
@@ -128,12 +127,7 @@ func (c *IgniteServers) Addrs() []string {
 // Stop ends the member in good order, as SIGTERM does.
 func (m *IgniteMember) Stop(t testing.TB) {
 	t.Helper()
-	must(t, "SIGTERM", m.cmd.Process.Signal(syscall.SIGTERM))
-	select {
-	case <-m.done:
-	case <-time.After(igniteStartTime):
-		t.Fatal("Ignite does not end at SIGTERM")
-	}
+	m.terminate(t, igniteStartTime)
 }
 
 // Restart starts the member again after Kill or Stop. It joins the others.

@@ -39,7 +39,8 @@ type InfinispanServers struct {
 // InfinispanMember answers memcached's text protocol at Addr, for every key.
 type InfinispanMember struct {
 	*Process
-	Addr string
+	Addr      string
+	RedisAddr string // where it speaks Redis's protocol, in a way
 
 	root    string
 	started int // times that it has said so
@@ -60,12 +61,13 @@ func Infinispan(t testing.TB, n int) *InfinispanServers {
 	}
 	for i := range n {
 		dir := t.TempDir()
-		m := &InfinispanMember{Addr: "127.0.0.1:" + FreePort(t), root: filepath.Join(dir, "server")}
+		redisPort := FreePort(t)
+		m := &InfinispanMember{Addr: "127.0.0.1:" + FreePort(t), RedisAddr: "127.0.0.1:" + redisPort, root: filepath.Join(dir, "server")}
 		m.clear(t)
 		property := func(name, value string) string { return "-Dtest." + name + "=" + value }
 		args := append(javaArgs(java, filepath.Join(jars, "*")), "-Xmx256m", "-XX:MaxDirectMemorySize=64m",
 			property("cluster.name", "sessions-"+ports[0]), property("node", "n"+strconv.Itoa(i)),
-			property("port", m.port()), property("rest.port", FreePort(t)), property("cluster.port", ports[i]), property("cluster.hosts", strings.Join(hosts, ",")),
+			property("port", m.port()), property("redis.port", redisPort), property("rest.port", FreePort(t)), property("cluster.port", ports[i]), property("cluster.hosts", strings.Join(hosts, ",")),
 			property("watch.offset", watchOffset(t, ports[i])),
 			"org.infinispan.server.Bootstrap", "-s", m.root, "-c", "infinispan.xml")
 		m.Process = start(t, dir, args...)
@@ -84,12 +86,18 @@ func (c *InfinispanServers) Addrs() []string {
 	return addrs
 }
 
-// Restart starts the member again after Kill. It joins the others.
+// Restart starts the member again after Kill or Stop. It joins the others.
 func (m *InfinispanMember) Restart(t testing.TB) {
 	t.Helper()
 	m.clear(t)
 	m.run(t)
 	m.wait(t)
+}
+
+// Stop ends the member in good order, as SIGTERM does.
+func (m *InfinispanMember) Stop(t testing.TB) {
+	t.Helper()
+	m.terminate(t, infinispanStartTime)
 }
 
 // Ask is MemcachedServer.Ask.
