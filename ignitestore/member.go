@@ -125,11 +125,26 @@ func write[T any](ctx context.Context, s *Store, key string, f func(context.Cont
 	return ask(ctx, s, key, f, unsent)
 }
 
-func ask[T any](ctx context.Context, s *Store, key string, f func(context.Context, *wire.Conn) (T, error), goOn func(error) bool) (T, error) {
+func ask[T any](ctx context.Context, s *Store, key string, f func(context.Context, *wire.Conn) (T, error), goOn func(error) bool) (v T, err error) {
 	first := int(uint32(wire.CacheID(key)) % uint32(len(s.members))) // each has its share
-	return members.Ask(ctx, s.group, first, func(ctx context.Context, i int) (T, error) {
-		return call(ctx, s, s.members[i], f)
-	}, func(error) bool { return false }, goOn)
+	for range 2 {
+		v, err = members.Ask(ctx, s.group, first, func(ctx context.Context, i int) (T, error) {
+			return call(ctx, s, s.members[i], f)
+		}, func(error) bool { return false }, goOn)
+		if !broken(err) || !goOn(err) || ctx.Err() != nil {
+			break
+		}
+		// The connection had ended while it was idle; the next is fresh.
+	}
+	return v, err
+}
+
+// broken tells whether it was the connection that failed, after it had been
+// made: no answer, and no time that has run out.
+func broken(err error) bool {
+	var never notSent
+	var answer *wire.Error
+	return err != nil && !errors.As(err, &never) && !errors.As(err, &answer) && !errors.Is(err, context.DeadlineExceeded)
 }
 
 func unsent(err error) bool {
