@@ -46,6 +46,7 @@ require (
 	github.com/cespare/xxhash/v2 v2.3.0 // indirect
 	github.com/distsession/session/filestore v0.0.0
 	github.com/distsession/session/hdfsstore v0.0.0
+	github.com/distsession/session/ignitestore v0.0.0
 	github.com/distsession/session/memcachedstore v0.0.0
 	github.com/distsession/session/sqlstore v0.0.0
 	github.com/golang-jwt/jwt/v5 v5.3.1 // indirect
@@ -63,3 +64,5 @@ replace github.com/distsession/session/memcachedstore => ../memcachedstore
 replace github.com/distsession/session/sqlstore => ../sqlstore
 
 replace github.com/distsession/session/hdfsstore => ../hdfsstore
+
+replace github.com/distsession/session/ignitestore => ../ignitestore

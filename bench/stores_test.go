@@ -5,6 +5,7 @@ import (
 	"database/sql"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
@@ -13,6 +14,7 @@ import (
 	"github.com/distsession/session"
 	_ "github.com/distsession/session/filestore"
 	_ "github.com/distsession/session/hdfsstore"
+	_ "github.com/distsession/session/ignitestore"
 	"github.com/distsession/session/internal/servers"
 	_ "github.com/distsession/session/memcachedstore"
 	_ "github.com/distsession/session/sqlstore"
@@ -44,6 +46,7 @@ var backends = []struct {
 	{"sqlite", onSQLite},
 	{"file", onFiles},
 	{"hdfs", onHDFS},
+	{"ignite", onIgnite},
 }
 
 // BenchmarkStores measures every backend's load, save and touch, one after the
@@ -269,6 +272,12 @@ func onHDFS(b *testing.B) backend {
 		b.Fatal(err)
 	}
 	return p
+}
+
+// onIgnite has no bare operations: nobody else speaks its protocol in Go.
+func onIgnite(b *testing.B) backend {
+	addrs := servers.Ignite(b, 2, servers.IgniteOptions{}).Addrs()
+	return backend{store: openURL(b, "ignite://"+strings.Join(addrs, ","))}
 }
 
 // writeFile puts a file in the place of another and survives a crash, as
