@@ -15,6 +15,7 @@ import (
 	"github.com/distsession/session/examples/internal/shop"
 	_ "github.com/distsession/session/filestore"
 	_ "github.com/distsession/session/hdfsstore"
+	_ "github.com/distsession/session/ignitestore"
 	_ "github.com/distsession/session/memcachedstore"
 	_ "github.com/distsession/session/sqlstore"
 )
@@ -27,6 +28,7 @@ func init() {
 		{URL: "memcached://h1:11211,h2:11211", About: "memcached, which forgets when it restarts"},
 		{URL: "file:///srv/sessions?create=true", About: "a folder, on this machine or shared by several"},
 		{URL: "hdfs://namenode:8020/sessions?user=app", About: "HDFS"},
+		{URL: "ignite://h1:10800,h2:10800/sessions", About: "Apache Ignite, a grid in memory"},
 	}...)
 }
 
