@@ -81,7 +81,7 @@ func count(t *testing.T, b storetest.Backend) {
 // and join.
 func comeAndGo(t *testing.T, cluster *servers.IgniteServers) {
 	prefix := newPrefix()
-	s := newStore(t, cluster.Addrs(), ignitestore.Options{Prefix: prefix, Timeout: time.Second})
+	s := newStore(t, cluster.Addrs(), ignitestore.Options{Prefix: prefix})
 	l := ledger.Start(t, s, 4, 32)
 	first := cluster.Members[0]
 	_, token := create(t, s, "eve")

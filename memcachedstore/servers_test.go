@@ -284,7 +284,7 @@ const again = 2 * time.Second
 // comeAndGo counts what is acknowledged while members are killed, return, stop
 // and join, and sees sessions end on time.
 func comeAndGo(t *testing.T, cluster *servers.InfinispanServers) {
-	s := newStore(t, cluster.Addrs(), memcachedstore.Options{Replicated: true, Prefix: newPrefix(), Timeout: time.Second})
+	s := newStore(t, cluster.Addrs(), memcachedstore.Options{Replicated: true, Prefix: newPrefix()})
 	l := ledger.Start(t, s, 4, 8)
 	rec, token := create(t, s, "eve")
 	var expired []*session.Record
