@@ -47,6 +47,7 @@ require (
 	github.com/distsession/session/filestore v0.0.0
 	github.com/distsession/session/hazelcaststore v0.0.0
 	github.com/distsession/session/hdfsstore v0.0.0
+	github.com/distsession/session/ignitestore v0.0.0
 	github.com/distsession/session/memcachedstore v0.0.0
 	github.com/distsession/session/sqlstore v0.0.0
 	github.com/golang-jwt/jwt/v5 v5.3.1 // indirect
@@ -66,3 +67,5 @@ replace github.com/distsession/session/sqlstore => ../sqlstore
 replace github.com/distsession/session/hdfsstore => ../hdfsstore
 
 replace github.com/distsession/session/hazelcaststore => ../hazelcaststore
+
+replace github.com/distsession/session/ignitestore => ../ignitestore

@@ -15,6 +15,7 @@ import (
 	_ "github.com/distsession/session/filestore"
 	_ "github.com/distsession/session/hazelcaststore"
 	_ "github.com/distsession/session/hdfsstore"
+	_ "github.com/distsession/session/ignitestore"
 	"github.com/distsession/session/internal/servers"
 	_ "github.com/distsession/session/memcachedstore"
 	_ "github.com/distsession/session/sqlstore"
@@ -47,6 +48,7 @@ var backends = []struct {
 	{"file", onFiles},
 	{"hdfs", onHDFS},
 	{"hazelcast", onHazelcast},
+	{"ignite", onIgnite},
 }
 
 // BenchmarkStores measures every backend's load, save and touch, one after the
@@ -292,6 +294,12 @@ func onHazelcast(b *testing.B) backend {
 		b.Fatal(err)
 	}
 	return p
+}
+
+// onIgnite has no bare operations: nobody else speaks its protocol in Go.
+func onIgnite(b *testing.B) backend {
+	addrs := servers.Ignite(b, 2, servers.IgniteOptions{}).Addrs()
+	return backend{store: openURL(b, "ignite://"+strings.Join(addrs, ","))}
 }
 
 // writeFile puts a file in the place of another and survives a crash, as

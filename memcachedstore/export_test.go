@@ -1,10 +1,14 @@
 package memcachedstore
 
-import "net/url"
+import (
+	"net/url"
+)
 
 // What the tests look at from inside.
 
-type Ring = ring
+type (
+	Ring = ring
+)
 
 var (
 	NewRing    = newRing
@@ -12,7 +16,5 @@ var (
 )
 
 func (r ring) Pick(key string) int                    { return r.pick(key) }
-func (s *Store) Key(id string) string                 { return s.key(id) }
-func (s *Store) UserKey(user string) string           { return s.userKey(user) }
 func ParseURL(u *url.URL) ([]string, *Options, error) { return parseURL(u) }
 func (s *Store) MaxItem() int64                       { return s.limit.Load() }

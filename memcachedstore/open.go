@@ -3,13 +3,12 @@ package memcachedstore
 import (
 	"context"
 	"errors"
-	"log/slog"
 	"net/url"
 	"strings"
 	"time"
 
 	"github.com/distsession/session"
-	"github.com/distsession/session/internal/hosturl"
+	"github.com/distsession/session/internal/hosts"
 	"github.com/distsession/session/internal/later"
 )
 
@@ -25,10 +24,8 @@ var ports = map[string]string{
 	"infinispan": "11221", "infinispans": "11221",
 }
 
-const (
-	firstCheck = time.Second // that Open takes at most
-	nextCheck  = time.Second // at first, then ever longer
-)
+// firstCheck is how long Open takes at most.
+const firstCheck = time.Second
 
 func open(ctx context.Context, u *url.URL) (session.Store, error) {
 	servers, opts, err := parseURL(u)
@@ -39,20 +36,15 @@ func open(ctx context.Context, u *url.URL) (session.Store, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := s.firstCheck(ctx); err != nil {
-		return nil, errors.Join(err, s.Close())
+	if s.stop, err = later.Check(ctx, "memcached", firstCheck, s.check, final); err != nil {
+		return nil, errors.Join(configError("%w", err), s.Close())
 	}
 	return s, nil
 }
 
-// parseURL reads memcached://[user:password@]host[:port][,host[:port]…]. Its
-// errors repeat nothing of the URL but the names and values of parameters.
+// parseURL reads memcached://[user:password@]host[:port][,host[:port]…].
 func parseURL(u *url.URL) ([]string, *Options, error) {
 	scheme := strings.ToLower(u.Scheme)
-	port := ports[scheme]
-	if err := hosturl.Whole(u); err != nil {
-		return nil, nil, configError("%w", err)
-	}
 	p := session.NewParams(u)
 	opts := &Options{
 		Prefix:     p.String("prefix", ""),
@@ -60,71 +52,22 @@ func parseURL(u *url.URL) ([]string, *Options, error) {
 		Timeout:    p.Duration("timeout", 0),
 		PoolSize:   p.Int("pool_size", 0),
 		MaxItem:    p.Int("max_item", 0),
-		Username:   p.String("username", ""),
-		Password:   string(p.Secret("password")),
 	}
 	if strings.HasSuffix(scheme, "s") {
 		opts.TLS = p.TLS()
 	}
-	hosts := p.All("addr") // for IPv6, which a list before the path cannot hold
-	if err := p.Err(); err != nil {
+	at, err := hosts.Read(u, p, "memcached", ports[scheme])
+	switch {
+	case err != nil:
 		return nil, nil, err
-	}
-	servers, err := hosturl.Servers(u, hosts, port)
-	if err != nil {
-		return nil, nil, configError("%w", err)
-	}
-	if strings.Trim(u.Path, "/") != "" {
+	case at.Path != "":
 		return nil, nil, configError("there are no databases; end the URL after the hosts and choose a prefix: ?prefix=app1:")
 	}
-	if opts.Username, opts.Password, err = hosturl.Credentials(u, opts.Username, opts.Password); err != nil {
-		return nil, nil, configError("%w", err)
-	}
-	return servers, opts, nil
-}
-
-// firstCheck checks the servers if they answer, and otherwise goes on trying in
-// the background, until Close. It fails if sessions must not be kept there.
-func (s *Store) firstCheck(ctx context.Context) error {
-	ctx, cancel := context.WithTimeout(ctx, firstCheck)
-	defer cancel()
-	found, err := s.check(ctx)
-	switch {
-	case final(err):
-		return configError("%w", err)
-	case err != nil:
-		slog.Warn("session: memcached does not answer yet", "error", err)
-		s.checkLater()
-		return nil
-	}
-	logFindings(found)
-	return nil
-}
-
-func logFindings(found []error) {
-	for _, err := range found {
-		slog.Warn(err.Error())
-	}
+	opts.Username, opts.Password = at.Username, at.Password
+	return at.Addrs, opts, nil
 }
 
 // final tells whether no further check will find anything better.
 func final(err error) bool {
 	return errors.Is(err, errUnfit) || errors.Is(err, errAuth)
-}
-
-// checkLater checks the servers as soon as they answer.
-func (s *Store) checkLater() {
-	s.stop = later.Until(nextCheck, func(ctx context.Context) bool {
-		ctx, cancel := context.WithTimeout(ctx, firstCheck)
-		defer cancel()
-		found, err := s.check(ctx)
-		switch {
-		case final(err):
-			slog.Error("session: memcached: " + err.Error())
-			return true
-		case err == nil:
-			logFindings(found)
-		}
-		return err == nil
-	})
 }

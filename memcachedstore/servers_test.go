@@ -274,21 +274,71 @@ func TestInfinispan(t *testing.T) {
 	t.Run("two processes", func(t *testing.T) {
 		ledger.TwoProcesses(t, "infinispan://"+strings.Join(addrs, ",")+"?timeout=10s&prefix="+newPrefix(), 4, 200)
 	})
-	t.Run("a member is killed and comes back", func(t *testing.T) {
-		s := newStore(t, addrs, memcachedstore.Options{Replicated: true, Prefix: newPrefix()})
-		l := ledger.Start(t, s, 4, 8)
-		rec, token := create(t, s, "eve")
-		l.During("kill -9", func() { cluster.Members[0].Kill(); l.Progress() })
-		deleteUser(t, s, "eve", "", 1)
-		l.During("rejoin", func() { cluster.Members[0].Restart(t) })
-		l.Progress()
-		gone(t, s, token, "after the member is back")
-		if _, err := s.Save(t.Context(), rec); err != nil { // the ID is free
-			t.Error(err)
+	t.Run("members come and go", func(t *testing.T) { comeAndGo(t, cluster) })
+}
+
+// again is the deadline within which a request is answered after a member has
+// gone; how soon that is, the log tells.
+const again = 2 * time.Second
+
+// comeAndGo counts what is acknowledged while members are killed, return, stop
+// and join, and sees sessions end on time.
+func comeAndGo(t *testing.T, cluster *servers.InfinispanServers) {
+	s := newStore(t, cluster.Addrs(), memcachedstore.Options{Replicated: true, Prefix: newPrefix()})
+	l := ledger.Start(t, s, 4, 8)
+	rec, token := create(t, s, "eve")
+	var expired []*session.Record
+	var tokens []string
+	shortLived := func() {
+		for range 20 {
+			rec, token := draft("", time.Now())
+			rec.Expires = time.Now().Add(2 * time.Second)
+			save(t, s, rec)
+			expired, tokens = append(expired, rec), append(tokens, token)
 		}
-		if lost := l.Check(); lost != 0 {
-			t.Errorf("%d lost", lost)
+	}
+	answers := func(when string) {
+		t.Helper()
+		at := time.Now()
+		servers.Wait(t, "an answer "+when, time.Minute, func(ctx context.Context) error {
+			ctx, cancel := context.WithTimeout(ctx, again)
+			defer cancel()
+			rec, token := draft("", time.Now())
+			if _, err := s.Save(ctx, rec); err != nil {
+				return err
+			}
+			_, err := s.Load(ctx, token)
+			return err
+		})
+		t.Logf("%s: a request of at most %v was answered %v after the member had gone", when, again, time.Since(at).Round(time.Millisecond))
+	}
+	first := cluster.Members[0]
+	shortLived()
+	l.During("kill -9", func() { first.Kill(); answers("after kill -9"); l.Progress() })
+	deleteUser(t, s, "eve", "", 1)
+	l.During("return", func() { first.Restart(t) })
+	l.Progress()
+	gone(t, s, token, "after the member is back")
+	if _, err := s.Save(t.Context(), rec); err != nil { // the ID is free
+		t.Error(err)
+	}
+	shortLived()
+	l.During("SIGTERM", func() { first.Stop(t); answers("after SIGTERM"); l.Progress() })
+	l.During("a new member joins", func() { cluster.Join(t) })
+	l.Progress()
+	if lost := l.Check(); lost != 0 {
+		t.Errorf("%d lost", lost)
+	}
+	for _, token := range tokens {
+		gone(t, s, token, "after its time")
+	}
+	servers.Wait(t, "the end of items that have expired", 20*time.Second, func(context.Context) error {
+		for _, rec := range expired {
+			if lines := cluster.Members[1].Ask(t, "get "+s.Key(rec.ID)); len(lines) != 1 || lines[0] != "END" {
+				return fmt.Errorf("%s is there: %d lines", rec.ID, len(lines))
+			}
 		}
+		return nil
 	})
 }
 

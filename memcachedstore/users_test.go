@@ -10,8 +10,8 @@ import (
 	"time"
 
 	"github.com/distsession/session"
+	"github.com/distsession/session/internal/casstore"
 	"github.com/distsession/session/internal/faults"
-	"github.com/distsession/session/internal/userindex"
 	"github.com/distsession/session/memcachedstore"
 )
 
@@ -189,7 +189,7 @@ func TestEntryFollowsTheDeadline(t *testing.T) {
 	newcomer, _ := draft("ann", now)
 	save(t, s, newcomer) // trims what is over
 	load(t, s, token)
-	ix, err := userindex.Parse(s.UserKey("ann"), f.item(t, s.UserKey("ann")).value)
+	ix, err := casstore.ParseIndex(s.UserKey("ann"), f.item(t, s.UserKey("ann")).value)
 	if err != nil || len(ix) != 2 {
 		t.Errorf("the index has %d entries, %v; want 2", len(ix), err)
 	}
@@ -205,7 +205,7 @@ func TestEntryFollowsTheDeadline(t *testing.T) {
 
 func entries(t *testing.T, f *fake, s *memcachedstore.Store, user string) int {
 	t.Helper()
-	ix, err := userindex.Parse(s.UserKey(user), f.item(t, s.UserKey(user)).value)
+	ix, err := casstore.ParseIndex(s.UserKey(user), f.item(t, s.UserKey(user)).value)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -243,7 +243,7 @@ func TestIndexIsTrimmed(t *testing.T) {
 		listed++
 	}
 	// List trims what it found ended, but for those who may be signing in.
-	if n := entries(t, f, s, "ann"); listed != 1 || n > 1+int(userindex.Underway/time.Minute) {
+	if n := entries(t, f, s, "ann"); listed != 1 || n > 1+int(casstore.Underway/time.Minute) {
 		t.Errorf("List yields %d sessions and leaves %d entries", listed, n)
 	}
 	load(t, s, token)

@@ -30,6 +30,7 @@ require (
 	github.com/cespare/xxhash/v2 v2.3.0 // indirect
 	github.com/distsession/session/hazelcaststore v0.0.0
 	github.com/distsession/session/hdfsstore v0.0.0
+	github.com/distsession/session/ignitestore v0.0.0
 	github.com/dustin/go-humanize v1.1.0 // indirect
 	github.com/go-sql-driver/mysql v1.10.1 // indirect
 	github.com/golang-jwt/jwt/v5 v5.3.1 // indirect
@@ -65,3 +66,5 @@ replace github.com/distsession/session/sqlstore => ../../sqlstore
 replace github.com/distsession/session/hdfsstore => ../../hdfsstore
 
 replace github.com/distsession/session/hazelcaststore => ../../hazelcaststore
+
+replace github.com/distsession/session/ignitestore => ../../ignitestore

@@ -16,6 +16,7 @@ import (
 	_ "github.com/distsession/session/filestore"
 	_ "github.com/distsession/session/hazelcaststore"
 	_ "github.com/distsession/session/hdfsstore"
+	_ "github.com/distsession/session/ignitestore"
 	_ "github.com/distsession/session/memcachedstore"
 	_ "github.com/distsession/session/sqlstore"
 )
@@ -29,6 +30,7 @@ func init() {
 		{URL: "file:///srv/sessions?create=true", About: "a folder, on this machine or shared by several"},
 		{URL: "hazelcast://h1:5701,h2:5701/sessions?cluster=dev", About: "Hazelcast, in the memory of its members"},
 		{URL: "hdfs://namenode:8020/sessions?user=app", About: "HDFS"},
+		{URL: "ignite://h1:10800,h2:10800/sessions", About: "Apache Ignite, a grid in memory"},
 	}...)
 }
 

@@ -34,12 +34,16 @@ var infinispanLog = []byte(`<Configuration>
 // them, in memory only.
 type InfinispanServers struct {
 	Members []*InfinispanMember
+
+	java, jars   string
+	ports, hosts []string // where they meet
 }
 
 // InfinispanMember answers memcached's text protocol at Addr, for every key.
 type InfinispanMember struct {
 	*Process
-	Addr string
+	Addr      string
+	RedisAddr string // where it speaks Redis's protocol, in a way
 
 	root    string
 	started int // times that it has said so
@@ -51,28 +55,39 @@ func Infinispan(t testing.TB, n int) *InfinispanServers {
 	java := Require(t, "java", javaHint)
 	jars := mavenJars(t, "infinispan-"+infinispanVersion,
 		mavenArtifact{Group: "org.infinispan", Name: "infinispan-server-runtime", Version: infinispanVersion})
-	c := &InfinispanServers{}
-	ports := make([]string, n)
-	hosts := make([]string, n)
-	for i := range n {
-		ports[i] = FreePort(t)
-		hosts[i] = "127.0.0.1[" + ports[i] + "]"
+	c := &InfinispanServers{java: java, jars: jars}
+	for range n + 1 { // there is room for one more to Join
+		port := FreePort(t)
+		c.ports = append(c.ports, port)
+		c.hosts = append(c.hosts, "127.0.0.1["+port+"]")
 	}
-	for i := range n {
-		dir := t.TempDir()
-		m := &InfinispanMember{Addr: "127.0.0.1:" + FreePort(t), root: filepath.Join(dir, "server")}
-		m.clear(t)
-		property := func(name, value string) string { return "-Dtest." + name + "=" + value }
-		args := append(javaArgs(java, filepath.Join(jars, "*")), "-Xmx256m", "-XX:MaxDirectMemorySize=64m",
-			property("cluster.name", "sessions-"+ports[0]), property("node", "n"+strconv.Itoa(i)),
-			property("port", m.port()), property("rest.port", FreePort(t)), property("cluster.port", ports[i]), property("cluster.hosts", strings.Join(hosts, ",")),
-			property("watch.offset", watchOffset(t, ports[i])),
-			"org.infinispan.server.Bootstrap", "-s", m.root, "-c", "infinispan.xml")
-		m.Process = start(t, dir, args...)
-		m.wait(t) // one after another: together they would first found two clusters
-		c.Members = append(c.Members, m)
+	for range n {
+		c.Join(t) // one after another: together they would first found two clusters
 	}
 	return c
+}
+
+// Join starts one more member.
+func (c *InfinispanServers) Join(t testing.TB) *InfinispanMember {
+	t.Helper()
+	at := len(c.Members)
+	if at == len(c.ports) {
+		t.Fatal("there is no room for another member")
+	}
+	dir, redisPort := t.TempDir(), FreePort(t)
+	m := &InfinispanMember{Addr: "127.0.0.1:" + FreePort(t), RedisAddr: "127.0.0.1:" + redisPort, root: filepath.Join(dir, "server")}
+	m.clear(t)
+	property := func(name, value string) string { return "-Dtest." + name + "=" + value }
+	args := append(javaArgs(c.java, filepath.Join(c.jars, "*")), "-Xmx256m", "-XX:MaxDirectMemorySize=64m",
+		property("cluster.name", "sessions-"+c.ports[0]), property("node", "n"+strconv.Itoa(at)),
+		property("port", m.port()), property("redis.port", redisPort), property("rest.port", FreePort(t)),
+		property("cluster.port", c.ports[at]), property("cluster.hosts", strings.Join(c.hosts, ",")),
+		property("watch.offset", watchOffset(t, c.ports[at])),
+		"org.infinispan.server.Bootstrap", "-s", m.root, "-c", "infinispan.xml")
+	m.Process = start(t, dir, args...)
+	m.wait(t)
+	c.Members = append(c.Members, m)
+	return m
 }
 
 // Addrs are the addresses of all members.
@@ -84,12 +99,18 @@ func (c *InfinispanServers) Addrs() []string {
 	return addrs
 }
 
-// Restart starts the member again after Kill. It joins the others.
+// Restart starts the member again after Kill or Stop. It joins the others.
 func (m *InfinispanMember) Restart(t testing.TB) {
 	t.Helper()
 	m.clear(t)
 	m.run(t)
 	m.wait(t)
+}
+
+// Stop ends the member in good order, as SIGTERM does.
+func (m *InfinispanMember) Stop(t testing.TB) {
+	t.Helper()
+	m.terminate(t, infinispanStartTime)
 }
 
 // Ask is MemcachedServer.Ask.

@@ -104,6 +104,17 @@ func (p *Process) Kill() {
 	<-p.done
 }
 
+// terminate asks the process to end, and waits until it has.
+func (p *Process) terminate(t testing.TB, limit time.Duration) {
+	t.Helper()
+	must(t, "SIGTERM", p.cmd.Process.Signal(syscall.SIGTERM))
+	select {
+	case <-p.done:
+	case <-time.After(limit):
+		t.Fatalf("%s does not end at SIGTERM", p.args[0])
+	}
+}
+
 // Pause stops the process where it stands: connections stay open, and nothing
 // answers.
 func (p *Process) Pause() { _ = p.cmd.Process.Signal(syscall.SIGSTOP) }

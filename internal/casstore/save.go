@@ -1,27 +1,27 @@
-package memcachedstore
+package casstore
 
 import (
 	"context"
 	"errors"
+	"time"
 
-	"github.com/bradfitz/gomemcache/memcache"
 	"github.com/distsession/session"
-	"github.com/distsession/session/internal/userindex"
 )
 
 // Save implements session.Store.
 func (s *Store) Save(ctx context.Context, rec *session.Record) (string, error) {
 	if rec.Version == 0 {
-		return "", failed("save", s.create(ctx, rec))
+		return "", s.failed("save", s.create(ctx, rec))
 	}
-	return "", failed("save", s.update(ctx, rec))
+	return "", s.failed("save", s.update(ctx, rec))
 }
 
 // attempt is one save under way. Its text holds the name of the write, so that
-// it can be sent again, and recognised, when an answer was lost: the number of
+// it can be sent again, and recognised, when an answer was lost: the tag of
 // the item that it replaces makes sure that it is done once.
 type attempt struct {
-	item  *memcache.Item
+	item  *Item
+	end   time.Time
 	trail session.Trail
 	lost  bool // an answer was
 }
@@ -36,7 +36,7 @@ func (s *Store) newAttempt(rec *session.Record, trail session.Trail) (*attempt, 
 	if !rec.Deadline.IsZero() && rec.Deadline.Before(end) {
 		end = rec.Deadline
 	}
-	w.item = &memcache.Item{Key: s.key(rec.ID), Value: text, Expiration: expiration(end, s.now())}
+	w.item, w.end = &Item{Key: s.Key(rec.ID), Value: text}, end
 	return w, s.fits(w.item.Key, text)
 }
 
@@ -49,15 +49,15 @@ func (w *attempt) made(version int64, now *session.Record, trail session.Trail) 
 // send sends the write. An answer that was lost is none: the caller looks what
 // is there and, once, goes on.
 func (s *Store) send(ctx context.Context, w *attempt) (done bool, err error) {
-	err = s.put(ctx, w.item)
+	err = s.place.Put(ctx, w.item, w.end)
 	switch {
 	case err == nil:
 		return true, nil
-	case errors.Is(err, session.ErrTooLarge), w.lost && !isAnswer(err):
+	case errors.Is(err, session.ErrTooLarge), w.lost && !answered(err):
 		return false, err
-	case !isAnswer(err):
+	case !answered(err):
 		w.lost = true
-	case errors.Is(err, memcache.ErrCacheMiss) && w.item.CasID != 0:
+	case errors.Is(err, ErrNone) && w.item.Tag != nil:
 		return false, session.ErrNotFound
 	}
 	return false, nil
@@ -82,10 +82,10 @@ func (s *Store) create(ctx context.Context, rec *session.Record) error {
 		if err != nil && !errors.Is(err, session.ErrNotFound) {
 			return err
 		}
-		old, err := s.get(ctx, w.item.Key)
+		old, err := s.place.Get(ctx, w.item.Key)
 		switch {
-		case errors.Is(err, memcache.ErrCacheMiss):
-			w.item.CasID = 0
+		case errors.Is(err, ErrNone):
+			w.item.Tag = nil
 			continue
 		case err != nil:
 			return err
@@ -99,13 +99,13 @@ func (s *Store) create(ctx context.Context, rec *session.Record) error {
 		case !now.Expired(s.now()):
 			return session.ErrConflict
 		}
-		w.item.CasID = old.CasID // the server has not noticed yet that it has expired
+		w.item.Tag = old.Tag // the server has not noticed yet that it has expired
 	}
 	return errBusy
 }
 
-// update replaces exactly the version that rec is. The item's number is only
-// the way to do that: a touch changes it and not the version.
+// update replaces exactly the version that rec is. The item's tag is only the
+// way to do that: a touch changes it and not the version.
 func (s *Store) update(ctx context.Context, rec *session.Record) error {
 	t, ok := rec.Tag.(*tag)
 	fresh := !ok || t.id != rec.ID || t.version != rec.Version || !s.now().Before(t.expires)
@@ -128,7 +128,7 @@ func (s *Store) update(ctx context.Context, rec *session.Record) error {
 	if err := s.admit(ctx, rec, t, fresh); err != nil {
 		return err
 	}
-	w.item.CasID = t.cas
+	w.item.Tag = t.item
 	for range maxTries {
 		done, err := s.send(ctx, w)
 		if done || err != nil {
@@ -145,7 +145,7 @@ func (s *Store) update(ctx context.Context, rec *session.Record) error {
 		case now.Version != rec.Version:
 			return session.ErrConflict
 		}
-		w.item.CasID = now.item.CasID // touched, or the write never arrived
+		w.item.Tag = now.item.Tag // touched, or the write never arrived
 	}
 	return errBusy
 }
@@ -157,7 +157,7 @@ func (s *Store) admit(ctx context.Context, rec *session.Record, t *tag, fresh bo
 	if (changed || rec.Replaced) && t.user != "" && !fresh {
 		// A session that DeleteUser has just ended must neither pass on to
 		// another user nor be claimed for a new session that would outlive it.
-		vouched, err := s.vouched(ctx, s.userKey(t.user), rec.ID)
+		vouched, err := s.vouched(ctx, s.UserKey(t.user), rec.ID)
 		switch {
 		case err != nil:
 			return err
@@ -170,7 +170,7 @@ func (s *Store) admit(ctx context.Context, rec *session.Record, t *tag, fresh bo
 		return nil
 	case changed:
 		return s.enter(ctx, rec, true)
-	case userindex.Deadline(rec.Deadline) > userindex.Deadline(t.deadline):
+	case entryDeadline(rec.Deadline) > entryDeadline(t.deadline):
 		return s.enter(ctx, rec, false)
 	}
 	return nil
