@@ -46,7 +46,7 @@ func (s *Store) scan(ctx context.Context, yield func(*session.Record, error) boo
 		for i, e := range at.Rows {
 			items[i] = item(e.Key, e.Value)
 		}
-		live, err := s.Live(ctx, items)
+		live, err := casstore.Live(ctx, s.records, items)
 		if err != nil {
 			return err
 		}

@@ -4,10 +4,8 @@ import (
 	"context"
 	"errors"
 	"iter"
-	"maps"
 	"math/rand/v2"
 	"slices"
-	"strings"
 	"sync"
 	"time"
 
@@ -269,43 +267,4 @@ func (s *Store) bury(ctx context.Context, user string, ix Index) int {
 	}
 	wg.Wait()
 	return n
-}
-
-// Live returns the sessions among these items, which were found by a scan: those
-// that have not expired, are no markers, and for which the user's index vouches.
-// It passes over what is no record, and a record whose ID session.ID did not
-// make, for its key does not tell it.
-func (s *Store) Live(ctx context.Context, items []*Item) ([]*session.Record, error) {
-	var found []*session.Record
-	indexes := map[string][]byte{}
-	for _, it := range items {
-		id, ok := strings.CutPrefix(it.Key, s.prefix)
-		if !ok || !session.WellFormed(id) {
-			continue
-		}
-		rec, trail, err := session.DecodeRecord(id, it.Value)
-		if err != nil || rec.Replaced || rec.Expired(s.now()) {
-			continue
-		}
-		rec.Tag = (&stored{rec, trail, it}).tag()
-		found = append(found, rec)
-		if rec.User != "" {
-			indexes[s.UserKey(rec.User)] = nil
-		}
-	}
-	texts, err := s.place.GetMany(ctx, slices.Collect(maps.Keys(indexes)))
-	if err != nil {
-		return nil, err
-	}
-	for _, it := range texts {
-		indexes[it.Key] = it.Value
-	}
-	return slices.DeleteFunc(found, func(rec *session.Record) bool {
-		if rec.User == "" {
-			return false
-		}
-		key := s.UserKey(rec.User)
-		ok, err := vouches(key, indexes[key], rec.ID)
-		return !ok || err != nil
-	}), nil
 }
