@@ -15,8 +15,8 @@ import (
 // sessions, with the mend: see the package's Configuration. It is nil if all is
 // well. Open runs it as soon as the members answer.
 func (s *Store) Check(ctx context.Context) error {
-	if err := s.check(ctx); err != nil {
-		return fmt.Errorf("hazelcaststore: check: %w", err)
+	if _, err := s.check(ctx); err != nil {
+		return fmt.Errorf("session: hazelcast: check: %w", err)
 	}
 	return nil
 }
@@ -30,8 +30,12 @@ func final(err error) bool {
 }
 
 // check asks every member; what is final about one comes before one that does
-// not answer yet.
-func (s *Store) check(ctx context.Context) error {
+// not answer yet. It finds nothing that is no error.
+func (s *Store) check(ctx context.Context) (found []error, err error) {
+	return nil, s.checkMembers(ctx)
+}
+
+func (s *Store) checkMembers(ctx context.Context) error {
 	var failure error
 	var conns []*wire.Conn
 	for _, m := range s.cluster.members {

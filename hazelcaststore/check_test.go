@@ -138,8 +138,8 @@ func TestURL(t *testing.T) {
 		{"hazelcast://h1,h2", "h1:5701 h2:5701", hazelcaststore.Options{}},
 		{"hazelcast://h1:5702,h2:5701/carts?cluster=prod", "h1:5702 h2:5701", hazelcaststore.Options{Cache: "carts", Cluster: "prod"}},
 		{"hazelcast:///carts?addr=[::1]:5703&addr=h2", "[::1]:5703 h2:5701", hazelcaststore.Options{Cache: "carts"}},
-		{"hazelcast://h1/?prefix=a:&timeout=2s&keep_alive=5s&max_value=4096&insecure_eviction=true", "h1:5701",
-			hazelcaststore.Options{Prefix: "a:", Timeout: 2 * time.Second, KeepAlive: 5 * time.Second, MaxValue: 4096, InsecureEviction: true}},
+		{"hazelcast://h1/?prefix=a:&timeout=2s&keep_alive=5s&max_item=4096&insecure_eviction=true", "h1:5701",
+			hazelcaststore.Options{Prefix: "a:", Timeout: 2 * time.Second, KeepAlive: 5 * time.Second, MaxItem: 4096, InsecureEviction: true}},
 		{"hazelcast://h1?username=app&password=env:HZ_PASSWORD", "h1:5701", hazelcaststore.Options{Username: "app", Password: "hunter2"}},
 		{"hazelcast://app:hunter2@h1", "h1:5701", hazelcaststore.Options{Username: "app", Password: "hunter2"}},
 	} {
@@ -168,7 +168,7 @@ func TestWrongURL(t *testing.T) {
 		{"hazelcast://h1?shards=3", `"shards" is not known`},
 		{"hazelcast://h1?ca=x", `"ca" is not known`},
 		{"hazelcast://h1?timeout=soon", "takes a duration"},
-		{"hazelcast://h1?max_value=7", "it takes 2048 to"},
+		{"hazelcast://h1?max_item=7", "it takes 2048 to"},
 		{"hazelcast://h1?password=hunter2", "env:"},
 		{"hazelcast://h1?username=app", "belong together"},
 		{"hazelcast://app:hunter2@h1?username=app&password=env:HOME", "keep the parameters"},
@@ -181,7 +181,7 @@ func TestWrongURL(t *testing.T) {
 		}
 	}
 	for name, opts := range map[string]hazelcaststore.Options{
-		"Timeout": {Timeout: -1}, "KeepAlive": {KeepAlive: -1}, "MaxValue": {MaxValue: 1 << 30}, "Password": {Password: "hunter2"},
+		"Timeout": {Timeout: -1}, "KeepAlive": {KeepAlive: -1}, "MaxItem": {MaxItem: 1 << 30}, "Password": {Password: "hunter2"},
 	} {
 		if _, err := hazelcaststore.New([]string{"h1:5701"}, &opts); !errors.Is(err, session.ErrConfig) || strings.Contains(err.Error(), "hunter2") {
 			t.Errorf("%s: %v", name, err)
@@ -197,7 +197,7 @@ func TestWrongURL(t *testing.T) {
 // A record that is too large is refused before anything is sent.
 func TestTooLarge(t *testing.T) {
 	f := newFake(t, sound)
-	s := newStore(t, []string{f.member()}, hazelcaststore.Options{MaxValue: 10_000})
+	s := newStore(t, []string{f.member()}, hazelcaststore.Options{MaxItem: 10_000})
 	_, token := create(t, s, "ann")
 	rec := load(t, s, token)
 	f.requests()

@@ -5,17 +5,17 @@ import (
 	"errors"
 	"fmt"
 	"hash/maphash"
-	"iter"
 	"sync/atomic"
 	"time"
 
 	"github.com/distsession/session/hazelcaststore/internal/wire"
+	"github.com/distsession/session/internal/members"
 )
 
-// cluster is the members, any of which answers for every key. It is a
-// gridstore.Grid.
+// cluster is the members, any of which answers for every key.
 type cluster struct {
 	members []*member
+	group   *members.Group
 	timeout time.Duration
 	seed    maphash.Seed
 }
@@ -29,12 +29,7 @@ type member struct {
 	conn    *wire.Conn    // nil: none; under turn
 	closed  bool          // under turn
 	live    atomic.Pointer[wire.Conn]
-	down    atomic.Int64 // until when other members are asked first, in nanoseconds since 1970
 }
-
-// downFor is how long a member that failed is left alone; then one request
-// tries it again.
-const downFor = time.Second
 
 func newMember(addr string, opts wire.Options, timeout time.Duration) *member {
 	return &member{addr: addr, opts: opts, timeout: timeout, turn: make(chan struct{}, 1)}
@@ -83,130 +78,64 @@ func (m *member) close() {
 	}
 }
 
-// fail leaves the member alone for a while.
-func (m *member) fail() { m.down.Store(time.Now().Add(downFor).UnixNano()) }
+// A notSent error says that the member was not asked.
+type notSent struct{ error }
 
-// inTurn returns the members in the order in which they are to be asked: each
-// key has one that is first, and those that failed a moment ago come last.
-func (c *cluster) inTurn(key string) []*member {
-	n, now := len(c.members), time.Now()
-	first := int(maphash.String(c.seed, key) % uint64(n))
-	turn, later := make([]*member, 0, n), []*member(nil)
-	for i := range n {
-		m := c.members[(first+i)%n]
-		// The time moves on, so that of many requests at once one tries.
-		if until := m.down.Load(); until > now.UnixNano() || until > 0 && !m.down.CompareAndSwap(until, now.Add(downFor).UnixNano()) {
-			later = append(later, m)
-		} else {
-			turn = append(turn, m)
-		}
-	}
-	return append(turn, later...)
+func (e notSent) Unwrap() error { return e.error }
+
+func unsent(err error) bool {
+	var never notSent
+	return errors.As(err, &never) || wire.Unsent(err)
 }
 
-// ask asks the members in turn until one answers. A request that may have been
-// done is sent to another only if again says that to do it twice is the same.
-func ask[T any](ctx context.Context, c *cluster, key string, again bool, f func(context.Context, *wire.Conn) (T, error)) (T, error) {
-	var none T
-	var failure error
-	turn := c.inTurn(key)
-	for i, m := range turn {
-		if err := ctx.Err(); err != nil {
-			return none, errors.Join(failure, err)
-		}
-		v, unsent, err := askOne(ctx, m, c.timeout, len(turn)-i, again, f)
-		if err == nil {
-			m.down.Store(0)
-			return v, nil
-		}
-		failure = fmt.Errorf("%s: %w", m.addr, err)
-		if refused := (*wire.Error)(nil); errors.As(err, &refused) && refused.Code != wire.CodeNotActive {
-			return none, failure // any other member would say the same
-		}
-		if !errors.Is(ctx.Err(), context.Canceled) {
-			m.fail() // the caller that has gone says nothing about the member
-		}
-		if !unsent && !again {
-			return none, failure
-		}
-	}
-	return none, failure
+// read asks the members in turn until one answers: what f does is the same if
+// it is done twice.
+func read[T any](ctx context.Context, c *cluster, key string, f func(context.Context, *wire.Conn) (T, error)) (T, error) {
+	return ask(ctx, c, key, f, func(error) bool { return true })
 }
 
-// askOne asks one member. left is how many may be asked yet, this one included:
-// each has half of the time that is left. If the connection breaks, the member
-// may have closed it while it was idle; what may be sent again is.
-func askOne[T any](ctx context.Context, m *member, timeout time.Duration, left int, again bool, f func(context.Context, *wire.Conn) (T, error)) (v T, unsent bool, err error) {
-	if end, ok := ctx.Deadline(); ok && left > 1 {
-		timeout = min(timeout, time.Until(end)/2)
-	}
+// write asks one member to change something, and another only if the first
+// never got the request.
+func write[T any](ctx context.Context, c *cluster, key string, f func(context.Context, *wire.Conn) (T, error)) (T, error) {
+	return ask(ctx, c, key, f, unsent)
+}
+
+// ask begins with the member that is first for the key.
+func ask[T any](ctx context.Context, c *cluster, key string, f func(context.Context, *wire.Conn) (T, error), goOn func(error) bool) (T, error) {
+	first := int(maphash.String(c.seed, key) % uint64(len(c.members)))
+	return members.Ask(ctx, c.group, first, func(ctx context.Context, i int) (T, error) {
+		m := c.members[i]
+		v, err := call(ctx, m, c.timeout, f, goOn)
+		if err != nil {
+			err = fmt.Errorf("%s: %w", m.addr, err)
+		}
+		return v, err
+	}, refused, goOn)
+}
+
+// refused tells whether an error is a member's answer, which any other would
+// give as well.
+func refused(err error) bool {
+	var e *wire.Error
+	return errors.As(err, &e) && e.Code != wire.CodeNotActive
+}
+
+// call asks one member. If the connection breaks, the member may have closed it
+// while it was idle; what may be sent again is.
+func call[T any](ctx context.Context, m *member, timeout time.Duration, f func(context.Context, *wire.Conn) (T, error), again func(error) bool) (v T, err error) {
 	ctx, cancel := context.WithTimeout(ctx, timeout)
 	defer cancel()
 	for range 2 {
 		var conn *wire.Conn
 		if conn, err = m.connection(ctx); err != nil {
-			return v, true, err
+			return v, notSent{err}
 		}
 		v, err = f(ctx, conn)
-		if unsent = wire.Unsent(err); err == nil || conn.Alive() || !unsent && !again {
-			return v, unsent, err
+		if err == nil || conn.Alive() || !again(err) {
+			return v, err
 		}
 	}
-	return v, unsent, err
-}
-
-// Get implements gridstore.Grid.
-func (c *cluster) Get(ctx context.Context, key string) ([]byte, error) {
-	return ask(ctx, c, key, true, func(ctx context.Context, conn *wire.Conn) ([]byte, error) { return conn.Get(ctx, key) })
-}
-
-// Add implements gridstore.Grid.
-func (c *cluster) Add(ctx context.Context, key string, value []byte, ttl time.Duration) (bool, error) {
-	return ask(ctx, c, key, false, func(ctx context.Context, conn *wire.Conn) (bool, error) {
-		return conn.PutIfAbsent(ctx, key, value, ttl)
-	})
-}
-
-// Replace implements gridstore.Grid.
-func (c *cluster) Replace(ctx context.Context, key string, old, value []byte, ttl time.Duration) (bool, error) {
-	return ask(ctx, c, key, false, func(ctx context.Context, conn *wire.Conn) (bool, error) {
-		return conn.Replace(ctx, key, old, value, ttl)
-	})
-}
-
-// Remove implements gridstore.Grid.
-func (c *cluster) Remove(ctx context.Context, key string, old []byte) (bool, error) {
-	return ask(ctx, c, key, false, func(ctx context.Context, conn *wire.Conn) (bool, error) { return conn.Remove(ctx, key, old) })
-}
-
-// Keys implements gridstore.Grid. It goes from partition to partition.
-func (c *cluster) Keys(ctx context.Context) iter.Seq2[string, error] {
-	return func(yield func(string, error) bool) {
-		partitions, err := ask(ctx, c, "", true, func(_ context.Context, conn *wire.Conn) (int32, error) { return conn.Partitions(), nil })
-		if err != nil {
-			yield("", err)
-			return
-		}
-		for p := range partitions {
-			for next := []byte(nil); ; {
-				page, err := ask(ctx, c, "", true, func(ctx context.Context, conn *wire.Conn) (wire.Page, error) {
-					return conn.Keys(ctx, p, next)
-				})
-				if err != nil {
-					yield("", err)
-					return
-				}
-				for _, key := range page.Keys {
-					if !yield(key, nil) {
-						return
-					}
-				}
-				if next = page.Next; next == nil {
-					break
-				}
-			}
-		}
-	}
+	return v, err
 }
 
 // close ends the connections.

@@ -312,6 +312,13 @@ func (f *fakeCluster) forget() {
 	clear(f.proxies)
 }
 
+// lose takes an entry away.
+func (f *fakeCluster) lose(key string) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	delete(f.entries, hazelcaststore.DataKey(key))
+}
+
 // stopping says that a member starts or stops, or no longer.
 func (f *fakeCluster) stopping(addr string, is bool) {
 	f.mu.Lock()

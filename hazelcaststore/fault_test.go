@@ -79,6 +79,28 @@ func TestLostAnswer(t *testing.T) {
 	}
 }
 
+// More members were lost at once than there are backups, and took the user's
+// index with them: nobody is revived, and the next sign-in works.
+func TestIndexLost(t *testing.T) {
+	f := newFake(t, sound)
+	s := newStore(t, []string{f.member()}, hazelcaststore.Options{})
+	_, first := create(t, s, "ann")
+	load(t, s, first)
+	_, nobody := create(t, s, "")
+	f.lose(s.UserKey("ann"))
+	gone(t, s, first, "after the index was lost")
+	load(t, s, nobody)
+	for rec, err := range s.Scan(t.Context()) {
+		if err != nil || rec.User != "" {
+			t.Errorf("Scan: %v, %v", rec, err)
+		}
+	}
+	_, second := create(t, s, "ann")
+	gone(t, s, first, "after the next sign-in")
+	deleteUser(t, s, "ann", "", 1)
+	gone(t, s, second, "after DeleteUser")
+}
+
 // A member that starts or stops is passed by; if both do, it is a failure and no
 // sign-out.
 func TestNotActive(t *testing.T) {

@@ -46,16 +46,21 @@
 // looks whether it was done, for each write has bytes of its own; a creation is
 // never sent twice, so that none arrives after a sign-out.
 //
-// Reading costs one round trip; saving what was loaded one, a touch two, a
-// sign-in three. A member that does not own the key asks the one that does.
+// More members that are lost at once than there are backups take sessions with
+// them and leave others. So a session of a user is live only while the user's
+// index, an entry of its own, names it: it is written before the record and read
+// with it. An index that is gone signs the user out, and nothing that ended comes
+// back. DeleteUser is one compare-and-set of the index: at that moment all the
+// user's sessions are dead, and a sign-in under way. The index is trimmed as it
+// is used, and holds about 15,000 sessions of a user (MaxItem); when it is full,
+// those that signed in first end. Every Load reads it: limit a user's sessions
+// with the manager's MaxSessions.
 //
-// A user's sessions are listed in one item, which holds about 15,000 (MaxValue);
-// when it is full, those that signed in first end. It is trimmed as it is used:
-// limit a user's sessions with the manager's MaxSessions. Where two of three or
-// more members are lost at once, the list may be lost and a session of it stay:
-// DeleteUser does not find that one, and it lives until it expires.
-//
-// There is no Clean: the members remove what has expired.
+// Reading costs two round trips, which run side by side where this process has
+// seen the session before, and one if nobody is signed in; saving what was
+// loaded costs one, a touch two, a sign-in three, and a fourth when the user has
+// many sessions. A member that does not own the key asks the one that does. Scan
+// reads the whole cache. There is no Clean: the members remove what has expired.
 //
 // # Expiry
 //
@@ -93,15 +98,15 @@ import (
 	"fmt"
 	"hash/maphash"
 	"io"
-	"net"
-	"slices"
 	"strings"
 	"sync"
 	"time"
 
 	"github.com/distsession/session"
 	"github.com/distsession/session/hazelcaststore/internal/wire"
-	"github.com/distsession/session/internal/gridstore"
+	"github.com/distsession/session/internal/casstore"
+	"github.com/distsession/session/internal/hosts"
+	"github.com/distsession/session/internal/members"
 )
 
 // Options configure a Store.
@@ -126,9 +131,9 @@ type Options struct {
 	// (hazelcast.client.max.no.heartbeat.seconds).
 	KeepAlive time.Duration
 
-	// MaxValue is how many bytes a record may take. If 0, it is 1 MiB. A larger
-	// one is ErrTooLarge before anything is sent.
-	MaxValue int
+	// MaxItem is how many bytes a record may take, with its key. If 0, it is
+	// 1 MiB. A larger one is ErrTooLarge before anything is sent.
+	MaxItem int
 
 	// TLS, if it is not nil, is used for every connection. The open source
 	// edition has none.
@@ -152,19 +157,23 @@ const (
 	defaultPrefix    = "session:"
 	defaultTimeout   = time.Second
 	defaultKeepAlive = 2 * time.Second
-	defaultMaxValue  = 1 << 20
-	minMaxValue      = 2 << 10
-	maxMaxValue      = 64 << 20
+	defaultMaxItem   = 1 << 20
+	minMaxItem       = 2 << 10
+	maxMaxItem       = 64 << 20
 	answerSlack      = 1 << 18 // bytes that an answer may take beside a value: members, partitions, keys
 )
 
-type records = gridstore.Store
+// records are the methods of a Store. The type is not embedded by its own name,
+// which would be one more field of Store.
+type records = casstore.Store
 
 // Store keeps sessions in Hazelcast. Beside what every store does it touches,
 // lists and ends a user's sessions, and scans.
 type Store struct {
 	*records
 	cluster  *cluster
+	limit    int
+	now      func() time.Time
 	eviction bool // accepted
 	stop     func()
 	close    sync.Once
@@ -172,45 +181,41 @@ type Store struct {
 
 // New returns a store that uses these members, each a host and port; opts may be
 // nil. It does not connect: Check does. Close it.
-func New(members []string, opts *Options) (*Store, error) {
+func New(addrs []string, opts *Options) (*Store, error) {
 	if opts == nil {
 		opts = &Options{}
 	}
 	timeout, keepAlive := cmp.Or(opts.Timeout, defaultTimeout), cmp.Or(opts.KeepAlive, defaultKeepAlive)
-	maxValue := cmp.Or(opts.MaxValue, defaultMaxValue)
+	limit := cmp.Or(opts.MaxItem, defaultMaxItem)
 	name := cmp.Or(opts.Cache, defaultCache)
 	switch {
-	case len(members) == 0:
-		return nil, configError("no members; name at least one as host:port")
 	case timeout < 0 || keepAlive < 0:
 		return nil, configError("Timeout and KeepAlive are longer than 0; leave them out for the defaults")
-	case maxValue < minMaxValue || maxValue > maxMaxValue:
-		return nil, configError("MaxValue is %d bytes; it takes %d to %d", maxValue, minMaxValue, maxMaxValue)
+	case limit < minMaxItem || limit > maxMaxItem:
+		return nil, configError("MaxItem is %d bytes; it takes %d to %d", limit, minMaxItem, maxMaxItem)
 	case strings.Contains(name, "/"):
 		return nil, configError("Cache takes the name that the members' configuration has, without a /")
 	case opts.Username == "" && opts.Password != "":
 		return nil, configError("there is a password and no user name; set both or none")
 	}
+	addrs, err := hosts.Distinct(addrs, "hazelcast")
+	if err != nil {
+		return nil, err
+	}
 	wired := wire.Options{
 		Cluster: cmp.Or(opts.Cluster, defaultCluster), User: opts.Username, Password: opts.Password, Cache: name,
-		TLS: opts.TLS, Limit: maxValue + answerSlack, KeepAlive: keepAlive,
+		TLS: opts.TLS, Limit: limit + answerSlack, KeepAlive: keepAlive,
 	}
-	c := &cluster{timeout: timeout, seed: maphash.MakeSeed()}
-	for i, addr := range members {
-		if host, port, err := net.SplitHostPort(addr); err != nil || host == "" || port == "" {
-			return nil, configError("a member is no host:port")
-		}
-		if slices.Contains(members[:i], addr) {
-			return nil, configError("the member %s is named twice; name each once", addr)
-		}
+	c := &cluster{group: members.NewGroup(len(addrs)), timeout: timeout, seed: maphash.MakeSeed()}
+	for _, addr := range addrs {
 		c.members = append(c.members, newMember(addr, wired, timeout))
 	}
-	return &Store{
-		records: gridstore.New(c, gridstore.Options{
-			Name: "hazelcaststore", Prefix: cmp.Or(opts.Prefix, defaultPrefix), MaxValue: maxValue, Now: opts.Now,
-		}),
-		cluster: c, eviction: opts.InsecureEviction, stop: func() {},
-	}, nil
+	s := &Store{cluster: c, limit: limit, now: opts.Now, eviction: opts.InsecureEviction, stop: func() {}}
+	if s.now == nil {
+		s.now = time.Now
+	}
+	s.records = casstore.New(place{s}, casstore.Options{Name: "hazelcast", Prefix: cmp.Or(opts.Prefix, defaultPrefix), Now: s.now})
+	return s, nil
 }
 
 func configError(format string, args ...any) error {
@@ -226,4 +231,11 @@ func (s *Store) Close() error {
 	return nil
 }
 
-var _ io.Closer = (*Store)(nil)
+var (
+	_ session.Store       = (*Store)(nil)
+	_ session.Toucher     = (*Store)(nil)
+	_ session.Lister      = (*Store)(nil)
+	_ session.UserDeleter = (*Store)(nil)
+	_ session.Scanner     = (*Store)(nil)
+	_ io.Closer           = (*Store)(nil)
+)

@@ -57,6 +57,7 @@ func TestRoundTrips(t *testing.T) {
 		t.Fatal("a session out of nothing")
 	}
 	rec, token := draft("ann", time.Now())
+	nobody, nobodysToken := draft("", time.Now())
 	f.requests()
 	for _, tt := range []struct {
 		name string
@@ -64,9 +65,9 @@ func TestRoundTrips(t *testing.T) {
 		want string
 	}{
 		{"a sign-in", func() { save(t, s, rec) }, "get add add"},
-		{"reading", func() { rec = load(t, s, token) }, "get"},
+		{"reading, also the user's index", func() { rec = load(t, s, token) }, "get get"},
 		{"saving", func() { save(t, s, rec) }, "replace"},
-		{"saving without a Tag", func() { rec.Version, rec.Tag = 2, nil; save(t, s, rec) }, "get replace"},
+		{"saving without a Tag", func() { rec.Version, rec.Tag = 2, nil; save(t, s, rec) }, "get get replace"},
 		{"a touch", func() {
 			if err := s.Touch(t.Context(), rec.ID, rec.Seen.Add(time.Minute), rec.Expires.Add(time.Minute)); err != nil {
 				t.Error(err)
@@ -74,7 +75,9 @@ func TestRoundTrips(t *testing.T) {
 		}, "get replace"},
 		{"a token of the wrong shape", func() { s.Load(t.Context(), "x") }, ""},
 		{"signing out", func() { s.Delete(t.Context(), rec.ID) }, "remove"},
-		{"an anonymous session", func() { anonymous, _ := draft("", time.Now()); save(t, s, anonymous) }, "add"},
+		{"signing out everywhere", func() { s.DeleteUser(t.Context(), "ann", "") }, "get replace get"},
+		{"an anonymous session", func() { save(t, s, nobody) }, "add"},
+		{"reading it", func() { load(t, s, nobodysToken) }, "get"},
 	} {
 		tt.do()
 		got := ""
