@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"iter"
+	"maps"
 	"math/rand/v2"
 	"slices"
 	"sync"
@@ -38,7 +39,7 @@ func (s *Store) vouched(ctx context.Context, userKey, id string) (bool, error) {
 // may run several times; ok is false if nothing is to be changed.
 func (s *Store) change(ctx context.Context, user string, f func(Index) (ix Index, ok bool, err error)) error {
 	key := s.UserKey(user)
-	lost := false
+	var lost error
 	for try := range maxTries {
 		it, err := s.place.Get(ctx, key)
 		switch {
@@ -56,6 +57,9 @@ func (s *Store) change(ctx context.Context, user string, f func(Index) (ix Index
 		if err != nil || !ok {
 			return err
 		}
+		if it.Tag == nil && lost != nil {
+			return lost // like a record, an index is not added twice
+		}
 		ix = ix.trim(now, s.place.Limit()-len(key))
 		err = s.place.Put(ctx, &Item{Key: key, Value: ix.encode(key), Tag: it.Tag}, ix.end())
 		switch {
@@ -65,10 +69,10 @@ func (s *Store) change(ctx context.Context, user string, f func(Index) (ix Index
 			if err := pause(ctx, try); err != nil {
 				return err
 			}
-		case lost:
+		case lost != nil:
 			return err
 		default:
-			lost = true // once more: if it was done, f finds nothing to change
+			lost = err // once more: if it was done, f finds nothing to change
 		}
 	}
 	return errBusy
@@ -90,16 +94,25 @@ func pause(ctx context.Context, try int) error {
 // enter writes a session's entry into its user's index. If it is not new and
 // has no entry, it has ended: ErrNotFound.
 func (s *Store) enter(ctx context.Context, rec *session.Record, isNew bool) error {
-	deadline, trimmed := entryDeadline(rec.Deadline), false
+	mine := entry{id: rec.ID, deadline: entryDeadline(rec.Deadline)}
+	trimmed := false
 	return s.change(ctx, rec.User, func(ix Index) (Index, bool, error) {
 		at := ix.find(rec.ID)
 		switch {
 		case at < 0 && !isNew:
 			return nil, false, session.ErrNotFound
-		case at >= 0 && ix[at].deadline >= deadline:
+		case at >= 0 && isNew && ix[at].entered != mine.entered:
+			// A session that moves between stores comes back under its ID. Whoever
+			// has seen that it had ended must not take the entry away any more: see
+			// forget.
+			mine.entered = max(ix[at].entered+1, s.now().Unix())
+			ix[at].entered = mine.entered
+			ix[at].deadline = max(ix[at].deadline, mine.deadline)
+			return ix, true, nil
+		case at >= 0 && ix[at].deadline >= mine.deadline:
 			return nil, false, nil
 		case at >= 0:
-			ix[at].deadline = deadline
+			ix[at].deadline = mine.deadline
 			return ix, true, nil
 		}
 		if len(ix) >= trimFrom && !trimmed {
@@ -107,39 +120,45 @@ func (s *Store) enter(ctx context.Context, rec *session.Record, isNew bool) erro
 			// those that stand there have ended.
 			trimmed = true
 			from := rand.N(len(ix) - trimWindow + 1)
-			gone, err := s.ended(ctx, rec.User, ix[from:from+trimWindow])
+			some := ix[from : from+trimWindow]
+			live, err := s.records(ctx, rec.User, some)
 			if err != nil {
 				return nil, false, err
 			}
-			ix = ix.without(gone)
+			ix = ix.without(s.ended(some, live))
 		}
-		return append(ix, entry{rec.ID, deadline, s.now().Unix()}), true, nil
+		mine.entered = s.now().Unix()
+		return append(ix, mine), true, nil
 	})
 }
 
-func (ix Index) without(ids map[string]bool) Index {
-	return slices.DeleteFunc(ix, func(e entry) bool { return ids[e.id] })
+// without returns the index without these entries, as they are.
+func (ix Index) without(gone map[entry]bool) Index {
+	return slices.DeleteFunc(ix, func(e entry) bool { return gone[e] })
 }
 
-// ended returns the sessions of these entries that are no more. A record that
-// is not there may be that of a sign-in under way.
-func (s *Store) ended(ctx context.Context, user string, ix Index) (map[string]bool, error) {
-	live, err := s.records(ctx, user, ix)
-	if err != nil {
-		return nil, err
-	}
-	return s.without(ix, live), nil
-}
-
-func (s *Store) without(ix Index, live []*session.Record) map[string]bool {
+// ended returns those of the entries that name nothing that is live. A record
+// that is not there may be that of a sign-in under way.
+func (s *Store) ended(ix Index, live []*session.Record) map[entry]bool {
 	over := s.now().Add(-Underway).Unix()
-	gone := map[string]bool{}
+	gone := map[entry]bool{}
 	for _, e := range ix {
 		if e.entered < over && !slices.ContainsFunc(live, func(r *session.Record) bool { return r.ID == e.id }) {
-			gone[e.id] = true
+			gone[e] = true
 		}
 	}
 	return gone
+}
+
+// forget takes entries that name nothing out of a user's index, unless they were
+// written anew since they were seen: then somebody relies on them. If it fails,
+// they stay: that harms nothing.
+func (s *Store) forget(ctx context.Context, user string, gone map[entry]bool) {
+	_ = s.change(ctx, user, func(ix Index) (Index, bool, error) {
+		n := len(ix)
+		ix = ix.without(gone)
+		return ix, len(ix) < n, nil
+	})
 }
 
 // records returns the live records of a user's entries, without markers, in no
@@ -190,7 +209,7 @@ func (s *Store) List(ctx context.Context, user string) iter.Seq2[session.Info, e
 			yield(session.Info{}, s.failed("list", err))
 			return
 		}
-		gone := map[string]bool{}
+		gone := map[entry]bool{}
 		for some := range slices.Chunk(ix, batch) {
 			live, err := s.records(ctx, user, some)
 			if err != nil {
@@ -202,13 +221,10 @@ func (s *Store) List(ctx context.Context, user string) iter.Seq2[session.Info, e
 					return
 				}
 			}
-			for id := range s.without(some, live) {
-				gone[id] = true
-			}
+			maps.Copy(gone, s.ended(some, live))
 		}
 		if len(gone) >= trimList {
-			// If it fails, they stay: that harms nothing.
-			_ = s.change(ctx, user, func(ix Index) (Index, bool, error) { return ix.without(gone), true, nil })
+			s.forget(ctx, user, gone)
 		}
 	}
 }
