@@ -249,28 +249,6 @@ func TestIndexIsTrimmed(t *testing.T) {
 	load(t, s, token)
 }
 
-// A sign-in whose record is not there yet is not trimmed.
-func TestTrimSparesASignInUnderWay(t *testing.T) {
-	f := newFake(t, fakeConf{})
-	s := newStore(t, []string{f.Addr}, memcachedstore.Options{})
-	proxy := faults.NewProxy(t, f.Addr)
-	behind := newStore(t, []string{proxy.Addr}, memcachedstore.Options{})
-	rec, token := draft("ann", time.Now())
-	proxy.LoseNext(1, isCommand("add "+behind.Key(rec.ID)), func() {
-		f.evict(t, s.Key(rec.ID)) // as if it had not come that far
-		for range 100 {
-			create(t, s, "ann")
-		}
-		for _, err := range s.List(t.Context(), "ann") {
-			if err != nil {
-				t.Error(err)
-			}
-		}
-	})
-	save(t, behind, rec)
-	load(t, s, token)
-}
-
 // A user may have thousands of sessions; when the index is full those that
 // signed in first end.
 func TestThousandsOfSessions(t *testing.T) {

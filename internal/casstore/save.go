@@ -16,14 +16,13 @@ func (s *Store) Save(ctx context.Context, rec *session.Record) (string, error) {
 	return "", s.failed("save", s.update(ctx, rec))
 }
 
-// attempt is one save under way. Its text holds the name of the write, so that
-// it can be sent again, and recognised, when an answer was lost: the tag of
-// the item that it replaces makes sure that it is done once.
+// attempt is one save under way. Its text holds the name of the write, by which
+// it is recognised when an answer was lost.
 type attempt struct {
 	item  *Item
 	end   time.Time
 	trail session.Trail
-	lost  bool // an answer was
+	lost  error // instead of an answer; nil while there were answers
 }
 
 func (s *Store) newAttempt(rec *session.Record, trail session.Trail) (*attempt, error) {
@@ -40,30 +39,43 @@ func (s *Store) newAttempt(rec *session.Record, trail session.Trail) (*attempt, 
 	return w, s.fits(w.item.Key, text)
 }
 
+// reach is how many versions a Trail names.
+var reach = int64(session.TrailLen / len(session.NewTrail().Write()))
+
 // made tells whether this attempt made the version, or one that is up to two
-// versions older than what is stored now.
-func (w *attempt) made(version int64, now *session.Record, trail session.Trail) bool {
-	return w.lost && trail.Has(w.trail.Write(), now.Version-version)
+// versions older than what is stored now. It is asked after a "no" too: a grid
+// whose member died in between may have done what it then refuses.
+//
+// If an answer was lost and others came so often that the trail does not reach
+// back, nobody can tell, and made returns what was lost: after a conflict the
+// change would be made again, and perhaps twice.
+func (w *attempt) made(version int64, now *session.Record, trail session.Trail) (bool, error) {
+	if now.Version >= version+reach {
+		return false, w.lost
+	}
+	return trail.Has(w.trail.Write(), now.Version-version), nil
 }
 
 // send sends the write. An answer that was lost is none: the caller looks what
-// is there and, once, goes on.
+// is there.
 func (s *Store) send(ctx context.Context, w *attempt) (done bool, err error) {
 	err = s.place.Put(ctx, w.item, w.end)
 	switch {
 	case err == nil:
 		return true, nil
-	case errors.Is(err, session.ErrTooLarge), w.lost && !answered(err):
+	case errors.Is(err, session.ErrTooLarge), w.lost != nil && !answered(err):
 		return false, err
 	case !answered(err):
-		w.lost = true
+		w.lost = err
 	case errors.Is(err, ErrNone) && w.item.Tag != nil:
 		return false, session.ErrNotFound
 	}
 	return false, nil
 }
 
-// create adds a record. Its entry in the user's index comes first.
+// create adds a record. Its entry in the user's index comes first. An answer
+// that was lost is looked for, and what is not found is not sent again: the first
+// may be on its way still, and arrive after a sign-out that follows the second.
 func (s *Store) create(ctx context.Context, rec *session.Record) error {
 	w, err := s.newAttempt(rec, session.NewTrail())
 	if err != nil {
@@ -85,19 +97,25 @@ func (s *Store) create(ctx context.Context, rec *session.Record) error {
 		old, err := s.place.Get(ctx, w.item.Key)
 		switch {
 		case errors.Is(err, ErrNone):
+			if w.lost != nil {
+				return w.lost
+			}
 			w.item.Tag = nil
 			continue
 		case err != nil:
 			return err
 		}
 		now, trail, err := session.DecodeRecord(rec.ID, old.Value)
-		switch {
-		case err != nil:
+		if err != nil {
 			return session.ErrConflict // whatever it is, it is not ours to replace
-		case w.made(1, now, trail):
-			return nil
+		}
+		switch made, err := w.made(1, now, trail); {
+		case made || err != nil:
+			return err
 		case !now.Expired(s.now()):
 			return session.ErrConflict
+		case w.lost != nil:
+			return w.lost
 		}
 		w.item.Tag = old.Tag // the server has not noticed yet that it has expired
 	}
@@ -140,12 +158,16 @@ func (s *Store) update(ctx context.Context, rec *session.Record) error {
 			return session.ErrNotFound
 		case err != nil:
 			return err
-		case w.made(rec.Version+1, now.Record, now.trail):
-			return nil
+		}
+		switch made, err := w.made(rec.Version+1, now.Record, now.trail); {
+		case made || err != nil:
+			return err
 		case now.Version != rec.Version:
 			return session.ErrConflict
 		}
-		w.item.Tag = now.item.Tag // touched, or the write never arrived
+		// Touched, or the write never arrived. It may be sent again, for it
+		// replaces one item once.
+		w.item.Tag = now.item.Tag
 	}
 	return errBusy
 }
