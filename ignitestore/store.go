@@ -59,9 +59,13 @@
 // that comes back empty is given its cache again: users are signed out, nobody is
 // revived.
 //
-// Two members cannot tell a partition from a crash: both go on, and what one
-// side ended the other may bring back, unless a segmentation resolver or an odd
-// number of members prevents it.
+// Members cannot tell a partition from a crash. Each side goes on as a cluster of
+// its own until its members are restarted, and what one side ended lives on in
+// the other; an odd number of members does not prevent that by itself. Ignite has
+// the interfaces to do so (TopologyValidator, SegmentationResolver) and comes with
+// no implementation. With its extension ignite-topology-validator-ext only the side
+// that has more than half of the baseline's members may write, so it takes three;
+// the other side still answers reads.
 package ignitestore
 
 import (

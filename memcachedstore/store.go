@@ -69,10 +69,13 @@
 // users are signed out, nobody is revived. Of three servers, the loss of one
 // signs 56 % of the users out, for a session rests on two keys.
 //
-// Replicated servers survive the loss of a member if they keep two copies. They
-// cannot tell a partition from a crash unless told how: without three members
-// and partition handling (Infinispan: DENY_READ_WRITES) both sides go on, and
-// what one side ended the other may bring back.
+// Replicated servers survive the loss of a member if they keep two copies. How
+// soon they answer again is their own affair. Infinispan waits until JGroups has
+// given the member up: at once where FD_SOCK2 reaches the others (at each one's
+// port plus the offset, which must be the same for all), else after the timeout
+// of FD_ALL3. They cannot tell a partition from a crash unless told how: without
+// three members and partition handling (Infinispan: DENY_READ_WRITES) both sides
+// go on, and what one side ended the other may bring back.
 package memcachedstore
 
 import (

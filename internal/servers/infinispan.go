@@ -5,8 +5,11 @@ import (
 	"context"
 	_ "embed"
 	"errors"
+	"math/rand/v2"
+	"net"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -37,6 +40,7 @@ type InfinispanServers struct {
 
 	java, jars   string
 	ports, hosts []string // where they meet
+	offset       string   // see watchOffset
 }
 
 // InfinispanMember answers memcached's text protocol at Addr, for every key.
@@ -61,6 +65,7 @@ func Infinispan(t testing.TB, n int) *InfinispanServers {
 		c.ports = append(c.ports, port)
 		c.hosts = append(c.hosts, "127.0.0.1["+port+"]")
 	}
+	c.offset = watchOffset(t, c.ports)
 	for range n {
 		c.Join(t) // one after another: together they would first found two clusters
 	}
@@ -82,7 +87,7 @@ func (c *InfinispanServers) Join(t testing.TB) *InfinispanMember {
 		property("cluster.name", "sessions-"+c.ports[0]), property("node", "n"+strconv.Itoa(at)),
 		property("port", m.port()), property("redis.port", redisPort), property("rest.port", FreePort(t)),
 		property("cluster.port", c.ports[at]), property("cluster.hosts", strings.Join(c.hosts, ",")),
-		property("watch.offset", watchOffset(t, c.ports[at])),
+		property("watch.offset", c.offset),
 		"org.infinispan.server.Bootstrap", "-s", m.root, "-c", "infinispan.xml")
 	m.Process = start(t, dir, args...)
 	m.wait(t)
@@ -151,21 +156,32 @@ func (m *InfinispanMember) wait(t testing.TB) {
 	})
 }
 
-// watchOffset is how far above a member's port the one lies through which the
-// others see that it is gone.
-func watchOffset(t testing.TB, port string) string {
+// watchOffset is how far above each member's port the one lies through which the
+// others see that it is gone. It must be the same for all members: they connect
+// to where it would be if it were their own.
+func watchOffset(t testing.TB, ports []string) string {
 	t.Helper()
-	from, err := strconv.Atoi(port)
-	must(t, "port", err)
 	for range 100 {
-		at, err := strconv.Atoi(FreePort(t))
-		must(t, "port", err)
-		if at > from {
-			return strconv.Itoa(at - from)
+		offset := 1 + rand.IntN(1000)
+		if !slices.ContainsFunc(ports, func(port string) bool { return !freeAbove(port, offset) }) {
+			return strconv.Itoa(offset)
 		}
 	}
-	t.Fatal("no free port above " + port)
+	t.Fatal("no free ports above " + strings.Join(ports, ", "))
 	return ""
+}
+
+func freeAbove(port string, offset int) bool {
+	n, err := strconv.Atoi(port)
+	if err != nil {
+		return false
+	}
+	l, err := net.Listen("tcp", net.JoinHostPort("127.0.0.1", strconv.Itoa(n+offset)))
+	if err != nil {
+		return false
+	}
+	l.Close()
+	return true
 }
 
 // count is how often a text was written.
