@@ -43,8 +43,9 @@
 //
 // Every save is a compare-and-set of whole values, on the member that owns the
 // key, and has its backup before it is answered. A save whose answer was lost
-// looks whether it was done, for each write has bytes of its own; a creation is
-// never sent twice, so that none arrives after a sign-out.
+// looks whether it was done, for each write has bytes of its own, and is an error
+// if that cannot be told; a creation is never sent twice, so that none arrives
+// after a sign-out.
 //
 // More members that are lost at once than there are backups take sessions with
 // them and leave others. So a session of a user is live only while the user's

@@ -28,7 +28,8 @@
 // Every save is one replace of exactly the bytes that were loaded, every
 // creation a put-if-absent, both with the time to live in the request; nothing
 // is ever put. Each write has bytes of its own, so a save whose answer was lost
-// reads again whether it was done.
+// reads again whether it was done, and is an error if that cannot be told; a
+// creation is never sent twice, so that none arrives after a sign-out.
 //
 // More members that die at once than there are backups take sessions with them
 // and leave others. So a session of a user is live only while the user's index,

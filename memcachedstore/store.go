@@ -34,7 +34,9 @@
 // # Guarantees
 //
 // Every save is a compare-and-set (cas), every creation an add; nothing is ever
-// set. A save whose answer was lost looks whether it was done.
+// set. A save whose answer was lost looks whether it was done, and is an error if
+// that cannot be told; a creation is never sent twice, so that none arrives after
+// a sign-out.
 //
 // The server evicts what it likes, so a session of a user is live only while
 // the user's index names it: the index is written before the record and read
