@@ -60,6 +60,10 @@ var kinds = []struct {
 			return fmt.Sprintf("hazelcast://%s?cluster=%s&prefix=p%d:", strings.Join(cluster.Addrs(), ","), cluster.Cluster, n)
 		}
 	}},
+	{"ignite", func(t testing.TB) func(*testing.T, int) string {
+		addrs := strings.Join(servers.Ignite(t, 2, servers.IgniteOptions{}).Addrs(), ",")
+		return func(_ *testing.T, n int) string { return fmt.Sprintf("ignite://%s?prefix=p%d:", addrs, n) }
+	}},
 }
 
 func redisAt(addr string) func(*testing.T, int) string {
