@@ -19,16 +19,16 @@ var strangers = map[string]error{
 	// Measured on 16.0.7: of 1600 increments by scripts, which run side by side,
 	// 1097 were lost, and of 1600 with WATCH 1121.
 	"infinispan": fmt.Errorf("%w but Infinispan, whose scripts are not atomic, so updates would be lost; use infinispan:// and its memcached port (the module memcachedstore)", errNotRedis),
-	// Measured on 2.18: it has no scripts and no WATCH, and 256 bytes come back
-	// as 512.
+	// Measured on 2.18: it has no scripts and no WATCH, and bytes that are no
+	// UTF-8 come back as U+FFFD.
 	"ignite": fmt.Errorf("%w but Apache Ignite, whose Redis port can compare nothing and spoils binary values; use ignite:// and its port for thin clients (the module ignitestore)", errNotRedis),
 }
 
 // stranger tells whether one of the servers is known not to be Redis, on
 // connections of its own: go-redis tells nothing about its HELLO, and never comes
 // so far on servers that do not answer its CLIENT MAINT_NOTIFICATIONS
-// (Infinispan) or that hang up at HELLO (Ignite). What cannot be found out is
-// nil.
+// (Infinispan) or that hang up at HELLO, a second later (Ignite). What cannot be
+// found out is nil.
 func (s *RedisStore) stranger(ctx context.Context) error {
 	var nodes []*redis.Options
 	switch c := s.client.(type) {
@@ -45,15 +45,8 @@ func (s *RedisStore) stranger(ctx context.Context) error {
 		}
 	}
 	for _, node := range nodes {
-		for tries := 0; ; tries++ {
-			server := redisGreeting(ctx, node)
-			if server == "ignite" && tries == 0 {
-				continue // or it was stopped just then
-			}
-			if err := strangers[server]; err != nil {
-				return fmt.Errorf("%s: %w", node.Addr, err)
-			}
-			break
+		if err := strangers[redisGreeting(ctx, node)]; err != nil {
+			return fmt.Errorf("%s: %w", node.Addr, err)
 		}
 	}
 	return nil
@@ -76,9 +69,12 @@ func redisGreeting(ctx context.Context, o *redis.Options) (server string) {
 	defer c.Close()
 	defer context.AfterFunc(ctx, func() { c.Close() })()
 	r := bufio.NewReader(c)
-	ponged, err := askRedis(c, r, "PING")
-	if err != nil {
+	echo, err := askRedis(c, r, "ECHO", "\xff")
+	switch {
+	case err != nil:
 		return ""
+	case len(echo) == 1 && echo[0] == "\ufffd":
+		return "ignite"
 	}
 	commands := [][]string{{"HELLO", "3"}}
 	if o.Password != "" {
@@ -88,11 +84,8 @@ func redisGreeting(ctx context.Context, o *redis.Options) (server string) {
 		}
 		commands = append(commands, []string{"HELLO", "3", "AUTH", user, o.Password})
 	}
-	for i, command := range commands {
+	for _, command := range commands {
 		hello, err := askRedis(c, r, command...)
-		if errors.Is(err, io.EOF) && i == 0 && ctx.Err() == nil && len(ponged) == 1 && ponged[0] == "PONG" {
-			return "ignite"
-		}
 		if err != nil {
 			return ""
 		}

@@ -80,8 +80,14 @@ func likeInfinispan(command string) (string, bool) {
 	return "-ERR unknown command\r\n", true
 }
 
-// likeIgnite is its Redis port: it hangs up at what it does not know.
-func likeIgnite(command string) (string, bool) { return "+PONG\r\n", command == "ping" }
+// likeIgnite is what Ignite 2.18 answers on its port for Redis: it takes bytes
+// for UTF-8, and hangs up at what it does not know.
+func likeIgnite(command string) (string, bool) {
+	if text, ok := strings.CutPrefix(command, "echo "); ok {
+		return "+" + strings.ToValidUTF8(text, "\ufffd") + "\r\n", true
+	}
+	return "+PONG\r\n", command == "ping"
+}
 
 // What speaks Redis's protocol and is no Redis is refused with what to use
 // instead, by Open and by Check, also where go-redis would hang.

@@ -33,6 +33,12 @@ func TestIgnite(t *testing.T) {
 		}
 	})
 	t.Run("what Open refuses", func(t *testing.T) { refusedCaches(t, addrs[0]) })
+	t.Run("its port for Redis", func(t *testing.T) {
+		s, err := session.Open(t.Context(), "redis://"+cluster.Members[0].RedisAddr)
+		if s != nil || !errors.Is(err, session.ErrConfig) || !strings.Contains(err.Error(), "ignite://") {
+			t.Errorf("%v, %v; want ErrConfig with ignite:// in it", s, err)
+		}
+	})
 	t.Run("1600 increments through both members", func(t *testing.T) { count(t, onMembers(addrs)(t)) })
 	t.Run("two processes", func(t *testing.T) {
 		ledger.TwoProcesses(t, every+"?timeout=10s&prefix="+newPrefix(), 4, 200)

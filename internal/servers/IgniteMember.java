@@ -6,6 +6,7 @@ import org.apache.ignite.Ignite;
 import org.apache.ignite.Ignition;
 import org.apache.ignite.cluster.ClusterState;
 import org.apache.ignite.configuration.ClientConnectorConfiguration;
+import org.apache.ignite.configuration.ConnectorConfiguration;
 import org.apache.ignite.configuration.DataRegionConfiguration;
 import org.apache.ignite.configuration.DataStorageConfiguration;
 import org.apache.ignite.configuration.IgniteConfiguration;
@@ -17,7 +18,7 @@ import org.apache.ignite.ssl.SslContextFactory;
 /**
  * One member of a cluster on loopback. It has no caches: clients make them.
  *
- * Properties: member.name, member.dir, member.port (of clients), member.talk (of the other members),
+ * Properties: member.name, member.dir, member.port (of clients), member.redis, member.talk (of the other members),
  * member.find and member.peers (where members meet: its own port, all of them); if it has member.password,
  * clients sign in (the first user is ignite, whose password is ignite) and data lies on disk; if it has
  * member.keys and member.trust, PKCS #12 files, clients speak TLS and show a certificate.
@@ -53,7 +54,8 @@ public class IgniteMember {
             .setMetricsLogFrequency(0)
             .setPublicThreadPoolSize(2)
             .setSystemThreadPoolSize(4)
-            .setConnectorConfiguration(null)
+            .setConnectorConfiguration(new ConnectorConfiguration()
+                .setHost(LOCAL).setPort(Integer.getInteger("member.redis")).setPortRange(0).setThreadPoolSize(2).setSelectorCount(1))
             .setClientConnectorConfiguration(clients()));
         if (password)
             ignite.cluster().state(ClusterState.ACTIVE);

@@ -60,7 +60,8 @@ type IgniteServers struct {
 // IgniteMember answers thin clients at Addr, for every key.
 type IgniteMember struct {
 	*Process
-	Addr string
+	Addr      string
+	RedisAddr string // where it speaks Redis's protocol, in a way
 
 	dir string
 }
@@ -94,16 +95,16 @@ func (c *IgniteServers) Join(t testing.TB) *IgniteMember {
 	if at == len(c.find) {
 		t.Fatal("there is no room for another member")
 	}
-	dir, port := t.TempDir(), FreePort(t)
+	dir, port, redisPort := t.TempDir(), FreePort(t), FreePort(t)
 	source := filepath.Join(dir, "IgniteMember.java")
 	must(t, "the member's source", os.WriteFile(source, igniteMember, 0o600))
-	m := &IgniteMember{Addr: "127.0.0.1:" + port, dir: filepath.Join(dir, "work")}
+	m := &IgniteMember{Addr: "127.0.0.1:" + port, RedisAddr: "127.0.0.1:" + redisPort, dir: filepath.Join(dir, "work")}
 	args := append(javaArgs(c.java, filepath.Join(c.jars, "*")), "-Xmx256m")
 	for _, name := range igniteOpens {
 		args = append(args, "--add-opens", name+"=ALL-UNNAMED")
 	}
 	for name, value := range map[string]string{
-		"member.name": "sessions-" + c.find[0] + "-" + strconv.Itoa(at), "member.dir": m.dir, "member.port": port, "member.talk": FreePort(t),
+		"member.name": "sessions-" + c.find[0] + "-" + strconv.Itoa(at), "member.dir": m.dir, "member.port": port, "member.redis": redisPort, "member.talk": FreePort(t),
 		"member.find": c.find[at], "member.peers": strings.Join(c.find, ","),
 		"IGNITE_UPDATE_NOTIFIER": "false", "IGNITE_NO_ASCII": "true", "IGNITE_PERFORMANCE_SUGGESTIONS_DISABLED": "true",
 	} {
