@@ -36,6 +36,21 @@ func (s *RedisStore) check(ctx context.Context) ([]error, error) {
 	f := &findings{}
 	s.checkClient(f)
 	check := func(ctx context.Context, node *redis.Client) error { return s.checkServer(ctx, node, f) }
+	strange, asked := make(chan error, 1), make(chan error, 1)
+	go func() { strange <- s.stranger(ctx) }()
+	go func() { asked <- s.ask(ctx, check) }()
+	// Where a stranger answers, the rest may take for ever.
+	if err := <-strange; err != nil {
+		return nil, err
+	}
+	if err := <-asked; err != nil {
+		return nil, err
+	}
+	return f.sorted(), nil
+}
+
+// ask checks every primary.
+func (s *RedisStore) ask(ctx context.Context, check func(context.Context, *redis.Client) error) error {
 	_, err := within(ctx, s, func() (any, error) {
 		switch c := s.client.(type) {
 		case *redis.Client:
@@ -47,10 +62,7 @@ func (s *RedisStore) check(ctx context.Context) ([]error, error) {
 		}
 		return nil, s.client.Ping(ctx).Err()
 	})
-	if err != nil {
-		return nil, err
-	}
-	return f.sorted(), nil
+	return err
 }
 
 // findings are collected from several servers at once.
@@ -112,10 +124,8 @@ func (s *RedisStore) checkServer(ctx context.Context, node *redis.Client, f *fin
 	switch server := strings.ToLower(hello["server"]); {
 	case server == "miniredis":
 		return nil // for tests; it tells nothing about itself
-	case server == "infinispan":
-		// Measured: two writers at once lose each other's updates, for its
-		// scripts run side by side.
-		return fmt.Errorf("%w but Infinispan, whose scripts are not atomic; use infinispan:// of the module memcachedstore", errNotRedis)
+	case strangers[server] != nil:
+		return strangers[server]
 	case hello["dfly_version"] != "":
 		f.add("%s: the server is Dragonfly, with which this library is not tested; use Redis or Valkey", where)
 	case server != "" && server != "redis" && server != "valkey":

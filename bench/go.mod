@@ -55,7 +55,9 @@ require (
 require (
 	github.com/cespare/xxhash/v2 v2.3.0 // indirect
 	github.com/distsession/session/filestore v0.0.0
+	github.com/distsession/session/hazelcaststore v0.0.0
 	github.com/distsession/session/hdfsstore v0.0.0
+	github.com/distsession/session/ignitestore v0.0.0
 	github.com/distsession/session/memcachedstore v0.0.0
 	github.com/distsession/session/natsstore v0.0.0
 	github.com/distsession/session/sqlstore v0.0.0
@@ -76,3 +78,7 @@ replace github.com/distsession/session/natsstore => ../natsstore
 replace github.com/distsession/session/sqlstore => ../sqlstore
 
 replace github.com/distsession/session/hdfsstore => ../hdfsstore
+
+replace github.com/distsession/session/hazelcaststore => ../hazelcaststore
+
+replace github.com/distsession/session/ignitestore => ../ignitestore

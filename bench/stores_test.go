@@ -5,6 +5,7 @@ import (
 	"database/sql"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
@@ -12,7 +13,9 @@ import (
 	"github.com/colinmarc/hdfs/v2"
 	"github.com/distsession/session"
 	_ "github.com/distsession/session/filestore"
+	_ "github.com/distsession/session/hazelcaststore"
 	_ "github.com/distsession/session/hdfsstore"
+	_ "github.com/distsession/session/ignitestore"
 	"github.com/distsession/session/internal/servers"
 	_ "github.com/distsession/session/memcachedstore"
 	_ "github.com/distsession/session/sqlstore"
@@ -48,6 +51,8 @@ var backends = []place{
 	{"sqlite", onSQLite},
 	{"file", onFiles},
 	{"hdfs", onHDFS},
+	{"hazelcast", onHazelcast},
+	{"ignite", onIgnite},
 }
 
 // BenchmarkStores measures every backend's load, save and touch, one after the
@@ -282,6 +287,32 @@ func onHDFS(b *testing.B) backend {
 		b.Fatal(err)
 	}
 	return p
+}
+
+// onHazelcast has two members, each of which keeps everything. What is bare goes
+// through Hazelcast's own memcached port: the store's client is the store's alone.
+func onHazelcast(b *testing.B) backend {
+	cluster := servers.Hazelcast(b, 2)
+	client := memcache.New(cluster.Members[0].Addr)
+	client.Timeout = time.Minute
+	b.Cleanup(func() { client.Close() })
+	p := backend{
+		store: openURL(b, "hazelcast://"+strings.Join(cluster.Addrs(), ",")+"?cluster="+cluster.Cluster),
+		read:  func(context.Context) error { _, err := client.Get("bare"); return err },
+		write: func(context.Context) error {
+			return client.Set(&memcache.Item{Key: "bare", Value: []byte(values), Expiration: 3600})
+		},
+	}
+	if err := p.write(b.Context()); err != nil {
+		b.Fatal(err)
+	}
+	return p
+}
+
+// onIgnite has no bare operations: nobody else speaks its protocol in Go.
+func onIgnite(b *testing.B) backend {
+	addrs := servers.Ignite(b, 2, servers.IgniteOptions{}).Addrs()
+	return backend{store: openURL(b, "ignite://"+strings.Join(addrs, ","))}
 }
 
 // writeFile puts a file in the place of another and survives a crash, as

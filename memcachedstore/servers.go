@@ -7,11 +7,11 @@ import (
 	"net"
 	"os"
 	"strings"
-	"sync/atomic"
 	"time"
 
 	"github.com/bradfitz/gomemcache/memcache"
 	"github.com/distsession/session"
+	"github.com/distsession/session/internal/members"
 )
 
 // server is one server and the connections to it.
@@ -19,12 +19,7 @@ type server struct {
 	addr   string
 	client *memcache.Client
 	slots  chan struct{} // one for each connection: the client itself opens as many as it is asked for
-	down   atomic.Int64  // until when other members are asked first, in nanoseconds since 1970
 }
-
-// downFor is how long a member that failed is left alone; then one request
-// tries it again.
-const downFor = time.Second
 
 func newServer(addr string, d *dialer, timeout time.Duration, connections int) *server {
 	s := &server{addr: addr, slots: make(chan struct{}, connections)}
@@ -96,7 +91,7 @@ func read[T any](ctx context.Context, s *Store, key string, f func(*memcache.Cli
 		}
 		return v, err
 	}
-	return members(ctx, s, key, f, func(error) bool { return true })
+	return askMembers(ctx, s, key, f, func(error) bool { return true })
 }
 
 // write asks one server to change something, and another only if the first
@@ -105,55 +100,14 @@ func write[T any](ctx context.Context, s *Store, key string, f func(*memcache.Cl
 	if !s.replicated {
 		return call(ctx, s.servers[s.ring.pick(key)], f)
 	}
-	return members(ctx, s, key, f, unsent)
+	return askMembers(ctx, s, key, f, unsent)
 }
 
-// members asks the members in turn, those that failed a moment ago last, until
-// one answers or an error is final.
-func members[T any](ctx context.Context, s *Store, key string, f func(*memcache.Client) (T, error), goOn func(error) bool) (v T, err error) {
-	if err := ctx.Err(); err != nil {
-		return v, err // which says nothing about the members
-	}
-	first, now := s.ring.pick(key), time.Now()
-	turn, later := make([]*server, 0, len(s.servers)), []*server(nil)
-	for i := range s.servers {
-		m := s.servers[(first+i)%len(s.servers)]
-		// The time moves on, so that of many requests at once one tries.
-		if until := m.down.Load(); until > now.UnixNano() || until > 0 && !m.down.CompareAndSwap(until, now.Add(downFor).UnixNano()) {
-			later = append(later, m)
-		} else {
-			turn = append(turn, m)
-		}
-	}
-	turn = append(turn, later...)
-	for i, m := range turn {
-		v, err = ask(ctx, m, f, len(turn)-i)
-		if err == nil || isAnswer(err) {
-			if m.down.Load() != 0 {
-				m.down.Store(0)
-			}
-			return v, err
-		}
-		if ctx.Err() != nil && !timedOut(err) {
-			return v, err // the caller has gone: that says nothing about the member
-		}
-		m.down.Store(time.Now().Add(downFor).UnixNano())
-		if ctx.Err() != nil || !goOn(err) {
-			return v, err
-		}
-	}
-	return v, err
-}
-
-// ask gives a member half of the time that is left, so that another can still
-// be asked.
-func ask[T any](ctx context.Context, m *server, f func(*memcache.Client) (T, error), left int) (T, error) {
-	if end, ok := ctx.Deadline(); ok && left > 1 {
-		var cancel context.CancelFunc
-		ctx, cancel = context.WithTimeout(ctx, time.Until(end)/2)
-		defer cancel()
-	}
-	return call(ctx, m, f)
+// askMembers asks the members in turn, from the one on that the key belongs to.
+func askMembers[T any](ctx context.Context, s *Store, key string, f func(*memcache.Client) (T, error), goOn func(error) bool) (T, error) {
+	return members.Ask(ctx, s.members, s.ring.pick(key), func(ctx context.Context, i int) (T, error) {
+		return call(ctx, s.servers[i], f)
+	}, isAnswer, goOn)
 }
 
 // isAnswer tells whether an error is what the protocol has for "no".

@@ -274,21 +274,60 @@ func TestInfinispan(t *testing.T) {
 	t.Run("two processes", func(t *testing.T) {
 		ledger.TwoProcesses(t, "infinispan://"+strings.Join(addrs, ",")+"?timeout=10s&prefix="+newPrefix(), 4, 200)
 	})
-	t.Run("a member is killed and comes back", func(t *testing.T) {
-		s := newStore(t, addrs, memcachedstore.Options{Replicated: true, Prefix: newPrefix()})
-		l := ledger.Start(t, s, 4, 8)
-		rec, token := create(t, s, "eve")
-		l.During("kill -9", func() { cluster.Members[0].Kill(); l.Progress() })
-		deleteUser(t, s, "eve", "", 1)
-		l.During("rejoin", func() { cluster.Members[0].Restart(t) })
-		l.Progress()
-		gone(t, s, token, "after the member is back")
-		if _, err := s.Save(t.Context(), rec); err != nil { // the ID is free
-			t.Error(err)
+	t.Run("members come and go", func(t *testing.T) { comeAndGo(t, cluster) })
+}
+
+// answeredWithin is the longest that anybody waits for an acknowledgement while
+// members come and go.
+const answeredWithin = 2 * time.Second
+
+// comeAndGo counts what is acknowledged while members are killed, return, stop
+// and join, and sees sessions end on time.
+func comeAndGo(t *testing.T, cluster *servers.InfinispanServers) {
+	s := newStore(t, cluster.Addrs(), memcachedstore.Options{Replicated: true, Prefix: newPrefix()})
+	l := ledger.Start(t, s, 4, 8)
+	rec, token := create(t, s, "eve")
+	var expired []*session.Record
+	var tokens []string
+	shortLived := func() {
+		for range 20 {
+			rec, token := draft("", time.Now())
+			rec.Expires = time.Now().Add(2 * time.Second)
+			save(t, s, rec)
+			expired, tokens = append(expired, rec), append(tokens, token)
 		}
-		if lost := l.Check(); lost != 0 {
-			t.Errorf("%d lost", lost)
+	}
+	first := cluster.Members[0]
+	shortLived()
+	l.During("kill -9", func() { first.Kill(); l.Progress() })
+	l.Answered(answeredWithin)
+	deleteUser(t, s, "eve", "", 1)
+	l.During("return", func() { first.Restart(t) })
+	l.Answered(answeredWithin)
+	l.Progress()
+	gone(t, s, token, "after the member is back")
+	if _, err := s.Save(t.Context(), rec); err != nil { // the ID is free
+		t.Error(err)
+	}
+	shortLived()
+	l.During("SIGTERM", func() { first.Stop(t); l.Progress() })
+	l.Answered(answeredWithin)
+	l.During("a new member joins", func() { cluster.Join(t) })
+	l.Answered(answeredWithin)
+	l.Progress()
+	if lost := l.Check(); lost != 0 {
+		t.Errorf("%d lost", lost)
+	}
+	for _, token := range tokens {
+		gone(t, s, token, "after its time")
+	}
+	servers.Wait(t, "the end of items that have expired", 20*time.Second, func(context.Context) error {
+		for _, rec := range expired {
+			if lines := cluster.Members[1].Ask(t, "get "+s.Key(rec.ID)); len(lines) != 1 || lines[0] != "END" {
+				return fmt.Errorf("%s is there: %d lines", rec.ID, len(lines))
+			}
 		}
+		return nil
 	})
 }
 

@@ -34,7 +34,9 @@
 // # Guarantees
 //
 // Every save is a compare-and-set (cas), every creation an add; nothing is ever
-// set. A save whose answer was lost looks whether it was done.
+// set. A save whose answer was lost looks whether it was done, and is an error if
+// that cannot be told; a creation is never sent twice, so that none arrives after
+// a sign-out.
 //
 // The server evicts what it likes, so a session of a user is live only while
 // the user's index names it: the index is written before the record and read
@@ -69,30 +71,30 @@
 // users are signed out, nobody is revived. Of three servers, the loss of one
 // signs 56 % of the users out, for a session rests on two keys.
 //
-// Replicated servers survive the loss of a member if they keep two copies. They
-// cannot tell a partition from a crash unless told how: without three members
-// and partition handling (Infinispan: DENY_READ_WRITES) both sides go on, and
-// what one side ended the other may bring back.
+// Replicated servers survive the loss of a member if they keep two copies. How
+// soon they answer again is their own affair. Infinispan waits until JGroups has
+// given the member up: at once where FD_SOCK2 reaches the others (at each one's
+// port plus the offset, which must be the same for all), else after the timeout
+// of FD_ALL3. They cannot tell a partition from a crash unless told how: without
+// three members and partition handling (Infinispan: DENY_READ_WRITES) both sides
+// go on, and what one side ended the other may bring back.
 package memcachedstore
 
 import (
 	"cmp"
-	"context"
-	"crypto/sha256"
 	"crypto/tls"
-	"encoding/base64"
 	"errors"
 	"fmt"
 	"io"
-	"net"
-	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
 
-	"github.com/bradfitz/gomemcache/memcache"
 	"github.com/distsession/session"
+	"github.com/distsession/session/internal/casstore"
+	"github.com/distsession/session/internal/hosts"
+	"github.com/distsession/session/internal/members"
 )
 
 // Options configure a Store.
@@ -141,10 +143,17 @@ const (
 	maxPrefix       = 150 // a key has at most 250 bytes
 )
 
+// records are the methods of a Store. The type is not embedded by its own name,
+// which would be one more field of Store.
+type records = casstore.Store
+
 // Store keeps sessions in memcached. Beside what every store does it touches,
 // lists and ends a user's sessions.
 type Store struct {
+	*records
+
 	servers    []*server
+	members    *members.Group // if they replicate
 	ring       ring
 	replicated bool
 	dialer     *dialer
@@ -152,7 +161,6 @@ type Store struct {
 	prefix     string
 	limit      atomic.Int64 // MaxItem, or less if a server takes less
 	now        func() time.Time
-	hints      hints
 
 	stop  func()
 	close sync.Once
@@ -178,8 +186,6 @@ func New(servers []string, opts *Options) (*Store, error) {
 	pool, limit := cmp.Or(opts.PoolSize, defaultPoolSize), cmp.Or(opts.MaxItem, defaultMaxItem)
 	s.limit.Store(int64(limit))
 	switch {
-	case len(servers) == 0:
-		return nil, configError("no servers; name at least one as host:port")
 	case s.timeout < 0 || pool < 0:
 		return nil, configError("Timeout and PoolSize are longer and larger than 0; leave them out for the defaults")
 	case limit < 2*itemHeader:
@@ -191,18 +197,16 @@ func New(servers []string, opts *Options) (*Store, error) {
 	case strings.ContainsAny(opts.Username+opts.Password, " \r\n"):
 		return nil, configError("the protocol takes no spaces and no line ends in Username and Password")
 	}
-	servers = slices.Clone(servers)
-	for i, addr := range servers {
-		servers[i] = strings.ToLower(addr)
-		if host, port, err := net.SplitHostPort(addr); err != nil || host == "" || port == "" {
-			return nil, configError("a server is no host:port")
-		}
-		if slices.Contains(servers[:i], servers[i]) {
-			return nil, configError("the server %s is named twice; name each once", servers[i])
-		}
-		s.servers = append(s.servers, newServer(servers[i], s.dialer, s.timeout, pool))
+	servers, err := hosts.Distinct(servers, "memcached")
+	if err != nil {
+		return nil, err
+	}
+	for _, addr := range servers {
+		s.servers = append(s.servers, newServer(addr, s.dialer, s.timeout, pool))
 	}
 	s.ring = newRing(servers)
+	s.members = members.NewGroup(len(servers))
+	s.records = casstore.New(place{s}, casstore.Options{Name: "memcached", Prefix: s.prefix, Now: s.now})
 	return s, nil
 }
 
@@ -220,71 +224,6 @@ func (s *Store) Close() error {
 		}
 	})
 	return errors.Join(errs...)
-}
-
-// key is the key of a record. What was not made by session.ID is hashed, so
-// that it cannot hold anything, or be too long.
-func (s *Store) key(id string) string {
-	if session.WellFormed(id) { // an ID has a token's shape
-		return s.prefix + id
-	}
-	return s.prefix + "id:" + hashed(id)
-}
-
-// userKey is the key of a user's index. The name is hashed for the same
-// reasons, and shows no mail address.
-func (s *Store) userKey(user string) string { return s.prefix + "user:" + hashed(user) }
-
-func hashed(text string) string {
-	sum := sha256.Sum256([]byte(text))
-	return base64.RawURLEncoding.EncodeToString(sum[:])
-}
-
-// get returns an item with its number; memcache.ErrCacheMiss if there is none.
-func (s *Store) get(ctx context.Context, key string) (*memcache.Item, error) {
-	it, err := read(ctx, s, key, func(c *memcache.Client) (*memcache.Item, error) { return c.Get(key) })
-	switch {
-	case err != nil:
-		return nil, err
-	case it.Key != key:
-		return nil, errors.New("the server answers for another key")
-	case it.CasID == 0:
-		return nil, errNoCAS
-	}
-	return it, nil
-}
-
-var errNoCAS = errors.New("the server runs without CAS (memcached -C, --disable-cas), so updates would be lost; start it without that option")
-
-// put adds the item if it has no number, and otherwise replaces the one that
-// has it.
-func (s *Store) put(ctx context.Context, it *memcache.Item) error {
-	sent := *it // a call that took too long goes on with it
-	_, err := write(ctx, s, it.Key, func(c *memcache.Client) (struct{}, error) {
-		if sent.CasID == 0 {
-			return struct{}{}, c.Add(&sent)
-		}
-		return struct{}{}, c.CompareAndSwap(&sent)
-	})
-	return err
-}
-
-// fits tells whether the server will take an item; memcached drops what was
-// there when a set is too large, and though cas and add do not, nothing is sent
-// to find out.
-func (s *Store) fits(key string, value []byte) error {
-	if size, limit := int64(len(key)+len(value)), s.limit.Load(); size > limit {
-		return fmt.Errorf("%w: the record takes %d bytes and a memcached item %d", session.ErrTooLarge, size, limit)
-	}
-	return nil
-}
-
-// failed names what failed. What the caller must tell apart stays as it is.
-func failed(act string, err error) error {
-	if err == nil || err == session.ErrNotFound || err == session.ErrConflict {
-		return err
-	}
-	return fmt.Errorf("session: memcached: %s: %w", act, err)
 }
 
 var (

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/distsession/session"
+	"github.com/distsession/session/internal/casstore"
 	"github.com/distsession/session/internal/faults"
 	"github.com/distsession/session/memcachedstore"
 )
@@ -188,7 +189,7 @@ func TestEntryFollowsTheDeadline(t *testing.T) {
 	newcomer, _ := draft("ann", now)
 	save(t, s, newcomer) // trims what is over
 	load(t, s, token)
-	ix, err := memcachedstore.ParseIndex(s.UserKey("ann"), f.item(t, s.UserKey("ann")).value)
+	ix, err := casstore.ParseIndex(s.UserKey("ann"), f.item(t, s.UserKey("ann")).value)
 	if err != nil || len(ix) != 2 {
 		t.Errorf("the index has %d entries, %v; want 2", len(ix), err)
 	}
@@ -204,7 +205,7 @@ func TestEntryFollowsTheDeadline(t *testing.T) {
 
 func entries(t *testing.T, f *fake, s *memcachedstore.Store, user string) int {
 	t.Helper()
-	ix, err := memcachedstore.ParseIndex(s.UserKey(user), f.item(t, s.UserKey(user)).value)
+	ix, err := casstore.ParseIndex(s.UserKey(user), f.item(t, s.UserKey(user)).value)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -242,31 +243,9 @@ func TestIndexIsTrimmed(t *testing.T) {
 		listed++
 	}
 	// List trims what it found ended, but for those who may be signing in.
-	if n := entries(t, f, s, "ann"); listed != 1 || n > 1+int(memcachedstore.Underway/time.Minute) {
+	if n := entries(t, f, s, "ann"); listed != 1 || n > 1+int(casstore.Underway/time.Minute) {
 		t.Errorf("List yields %d sessions and leaves %d entries", listed, n)
 	}
-	load(t, s, token)
-}
-
-// A sign-in whose record is not there yet is not trimmed.
-func TestTrimSparesASignInUnderWay(t *testing.T) {
-	f := newFake(t, fakeConf{})
-	s := newStore(t, []string{f.Addr}, memcachedstore.Options{})
-	proxy := faults.NewProxy(t, f.Addr)
-	behind := newStore(t, []string{proxy.Addr}, memcachedstore.Options{})
-	rec, token := draft("ann", time.Now())
-	proxy.LoseNext(1, isCommand("add "+behind.Key(rec.ID)), func() {
-		f.evict(t, s.Key(rec.ID)) // as if it had not come that far
-		for range 100 {
-			create(t, s, "ann")
-		}
-		for _, err := range s.List(t.Context(), "ann") {
-			if err != nil {
-				t.Error(err)
-			}
-		}
-	})
-	save(t, behind, rec)
 	load(t, s, token)
 }
 

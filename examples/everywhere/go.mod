@@ -28,7 +28,9 @@ require (
 	filippo.io/edwards25519 v1.2.0 // indirect
 	github.com/bradfitz/gomemcache v0.0.0-20260422231931-4d751bb6e37c // indirect
 	github.com/cespare/xxhash/v2 v2.3.0 // indirect
+	github.com/distsession/session/hazelcaststore v0.0.0
 	github.com/distsession/session/hdfsstore v0.0.0
+	github.com/distsession/session/ignitestore v0.0.0
 	github.com/dustin/go-humanize v1.1.0 // indirect
 	github.com/go-sql-driver/mysql v1.10.1 // indirect
 	github.com/golang-jwt/jwt/v5 v5.3.1 // indirect
@@ -62,3 +64,7 @@ replace github.com/distsession/session/memcachedstore => ../../memcachedstore
 replace github.com/distsession/session/sqlstore => ../../sqlstore
 
 replace github.com/distsession/session/hdfsstore => ../../hdfsstore
+
+replace github.com/distsession/session/hazelcaststore => ../../hazelcaststore
+
+replace github.com/distsession/session/ignitestore => ../../ignitestore

@@ -14,7 +14,9 @@ import (
 
 	"github.com/distsession/session/examples/internal/shop"
 	_ "github.com/distsession/session/filestore"
+	_ "github.com/distsession/session/hazelcaststore"
 	_ "github.com/distsession/session/hdfsstore"
+	_ "github.com/distsession/session/ignitestore"
 	_ "github.com/distsession/session/memcachedstore"
 	_ "github.com/distsession/session/sqlstore"
 )
@@ -26,7 +28,9 @@ func init() {
 		{URL: "mariadb://user@localhost/db?password=env:DB_PASSWORD&migrate=true", About: "MariaDB, or MySQL with mysql://"},
 		{URL: "memcached://h1:11211,h2:11211", About: "memcached, which forgets when it restarts"},
 		{URL: "file:///srv/sessions?create=true", About: "a folder, on this machine or shared by several"},
+		{URL: "hazelcast://h1:5701,h2:5701/sessions?cluster=dev", About: "Hazelcast, in the memory of its members"},
 		{URL: "hdfs://namenode:8020/sessions?user=app", About: "HDFS"},
+		{URL: "ignite://h1:10800,h2:10800/sessions", About: "Apache Ignite, a grid in memory"},
 	}...)
 }
 

@@ -31,7 +31,7 @@ func TestExamples(t *testing.T) {
 		}
 		shown[u.Scheme] = true
 	}
-	for alias, of := range map[string]string{"postgresql": "postgres", "mysql": "mariadb", "memcacheds": "memcached", "infinispan": "memcached", "infinispans": "memcached"} {
+	for alias, of := range map[string]string{"postgresql": "postgres", "mysql": "mariadb", "memcacheds": "memcached", "infinispan": "memcached", "infinispans": "memcached", "hazelcasts": "hazelcast", "ignites": "ignite"} {
 		shown[alias] = shown[of]
 	}
 	for _, scheme := range session.Schemes() {

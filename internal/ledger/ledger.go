@@ -33,11 +33,13 @@ type Ledger struct {
 	unknown []atomic.Int64 // failed: may have been applied
 	all     atomic.Int64   // acknowledged
 
-	mu      sync.Mutex
-	trouble bool           // a server is down: errors are to be expected
-	errors  map[string]int // of the last trouble
-	longest time.Duration  // between two acknowledgements of one worker
-	window  [2]time.Time   // first and last error
+	mu       sync.Mutex
+	trouble  bool           // a server is down: errors are to be expected
+	errors   map[string]int // of the last trouble
+	longest  time.Duration  // between two acknowledgements of one worker
+	last     []time.Time    // acknowledgement of each worker
+	slowdown float64        // of the control, during the last trouble
+	window   [2]time.Time   // first and last error
 }
 
 // Patience is how long a call may take: not the manager's second, for on a busy
@@ -51,12 +53,12 @@ const healing = time.Minute
 func start(t testing.TB, workers, counters int, add func(context.Context, int) error, value func(context.Context, int) (int, error)) *Ledger {
 	l := &Ledger{t: t, add: add, value: value, errors: map[string]int{},
 		acked: make([]atomic.Int64, counters), unknown: make([]atomic.Int64, counters)}
+	l.last = slices.Repeat([]time.Time{time.Now()}, workers)
 	ctx, cancel := context.WithCancel(context.Background())
 	l.stop = cancel
 	t.Cleanup(func() { cancel(); l.running.Wait() })
 	for w := range workers {
 		l.running.Go(func() {
-			last := time.Now()
 			for i := w; ctx.Err() == nil; i++ {
 				i %= counters
 				l.mu.Lock()
@@ -72,10 +74,7 @@ func start(t testing.TB, workers, counters int, add func(context.Context, int) e
 				} else {
 					l.unknown[i].Add(1)
 				}
-				l.note(err, trouble, now, now.Sub(last))
-				if err == nil {
-					last = now
-				}
+				l.note(w, err, trouble, now)
 			}
 		})
 	}
@@ -83,11 +82,12 @@ func start(t testing.TB, workers, counters int, add func(context.Context, int) e
 	return l
 }
 
-func (l *Ledger) note(err error, trouble bool, now time.Time, gap time.Duration) {
+func (l *Ledger) note(w int, err error, trouble bool, now time.Time) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if err == nil {
-		l.longest = max(l.longest, gap)
+		l.longest = max(l.longest, now.Sub(l.last[w]))
+		l.last[w] = now
 		return
 	}
 	if l.window[0].IsZero() {
@@ -136,6 +136,8 @@ func (l *Ledger) During(what string, f func()) {
 	l.trouble, l.longest, l.window = true, 0, [2]time.Time{}
 	clear(l.errors)
 	l.mu.Unlock()
+	control := startControl()
+	defer control.end()
 	f()
 	for i := range l.acked {
 		servers.Wait(l.t, "counter "+strconv.Itoa(i), healing, func(ctx context.Context) error {
@@ -150,9 +152,13 @@ func (l *Ledger) During(what string, f func()) {
 			return err
 		})
 	}
+	slowdown := control.end()
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.trouble = false
+	l.trouble, l.slowdown = false, slowdown
+	for _, last := range l.last { // those that wait still
+		l.longest = max(l.longest, time.Since(last))
+	}
 	n := 0
 	var texts []string
 	for text, k := range l.errors {
@@ -160,9 +166,24 @@ func (l *Ledger) During(what string, f func()) {
 		texts = append(texts, fmt.Sprintf("%d × %s", k, text))
 	}
 	slices.Sort(texts)
-	l.t.Logf("%s: %d errors within %v; longest wait of a worker %v", what, n, l.window[1].Sub(l.window[0]).Round(time.Millisecond), l.longest.Round(time.Millisecond))
+	l.t.Logf("%s: %d errors within %v; longest wait of a worker %v; work takes %.1f times as long as alone",
+		what, n, l.window[1].Sub(l.window[0]).Round(time.Millisecond), l.longest.Round(time.Millisecond), slowdown)
 	for _, text := range texts[:min(len(texts), 6)] {
 		l.t.Logf("  %.160s", text)
+	}
+}
+
+// Answered fails the test if a worker waited longer than within for an
+// acknowledgement during the last trouble. On a machine that is busy with other
+// things all work takes longer, so within grows as the control's work did.
+func (l *Ledger) Answered(within time.Duration) {
+	l.t.Helper()
+	l.mu.Lock()
+	longest, slowdown := l.longest, l.slowdown
+	l.mu.Unlock()
+	if limit := time.Duration(float64(within) * slowdown); longest > limit {
+		l.t.Errorf("a worker waited %v; want at most %v, which is %v on this machine at present",
+			longest.Round(time.Millisecond), within, limit.Round(time.Millisecond))
 	}
 }
 

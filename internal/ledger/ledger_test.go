@@ -5,6 +5,7 @@ import (
 	"errors"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/alicebob/miniredis/v2"
 	"github.com/distsession/session"
@@ -76,6 +77,31 @@ func TestLedgerSees(t *testing.T) {
 				t.Errorf("%d lost, %d errors", lost, r.failed.Load())
 			}
 		})
+	}
+}
+
+// A worker that waited is seen.
+func TestAnswered(t *testing.T) {
+	for _, tt := range []struct {
+		within time.Duration
+		failed int64
+		why    string
+	}{
+		{time.Hour, 0, "nobody waited that long"},
+		{time.Nanosecond, 1, "everybody waited longer"},
+	} {
+		faulty := storetest.NewFaulty(session.NewMemoryStore(nil))
+		r := &recorder{TB: t}
+		l := ledger.Start(r, faulty, 2, 4)
+		l.During("the store is away", func() {
+			faulty.SetAll(storetest.Fail(errors.New("connection refused")))
+			l.Fails()
+			faulty.Heal()
+		})
+		l.Answered(tt.within)
+		if n := r.failed.Load(); n != tt.failed {
+			t.Errorf("within %v (%s): %d failures", tt.within, tt.why, n)
+		}
 	}
 }
 

@@ -5,8 +5,11 @@ import (
 	"context"
 	_ "embed"
 	"errors"
+	"math/rand/v2"
+	"net"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -34,12 +37,17 @@ var infinispanLog = []byte(`<Configuration>
 // them, in memory only.
 type InfinispanServers struct {
 	Members []*InfinispanMember
+
+	java, jars   string
+	ports, hosts []string // where they meet
+	offset       string   // see watchOffset
 }
 
 // InfinispanMember answers memcached's text protocol at Addr, for every key.
 type InfinispanMember struct {
 	*Process
-	Addr string
+	Addr      string
+	RedisAddr string // where it speaks Redis's protocol, in a way
 
 	root    string
 	started int // times that it has said so
@@ -51,28 +59,40 @@ func Infinispan(t testing.TB, n int) *InfinispanServers {
 	java := Require(t, "java", javaHint)
 	jars := mavenJars(t, "infinispan-"+infinispanVersion,
 		mavenArtifact{Group: "org.infinispan", Name: "infinispan-server-runtime", Version: infinispanVersion})
-	c := &InfinispanServers{}
-	ports := make([]string, n)
-	hosts := make([]string, n)
-	for i := range n {
-		ports[i] = FreePort(t)
-		hosts[i] = "127.0.0.1[" + ports[i] + "]"
+	c := &InfinispanServers{java: java, jars: jars}
+	for range n + 1 { // there is room for one more to Join
+		port := FreePort(t)
+		c.ports = append(c.ports, port)
+		c.hosts = append(c.hosts, "127.0.0.1["+port+"]")
 	}
-	for i := range n {
-		dir := t.TempDir()
-		m := &InfinispanMember{Addr: "127.0.0.1:" + FreePort(t), root: filepath.Join(dir, "server")}
-		m.clear(t)
-		property := func(name, value string) string { return "-Dtest." + name + "=" + value }
-		args := append(javaArgs(java, filepath.Join(jars, "*")), "-Xmx256m", "-XX:MaxDirectMemorySize=64m",
-			property("cluster.name", "sessions-"+ports[0]), property("node", "n"+strconv.Itoa(i)),
-			property("port", m.port()), property("rest.port", FreePort(t)), property("cluster.port", ports[i]), property("cluster.hosts", strings.Join(hosts, ",")),
-			property("watch.offset", watchOffset(t, ports[i])),
-			"org.infinispan.server.Bootstrap", "-s", m.root, "-c", "infinispan.xml")
-		m.Process = start(t, dir, args...)
-		m.wait(t) // one after another: together they would first found two clusters
-		c.Members = append(c.Members, m)
+	c.offset = watchOffset(t, c.ports)
+	for range n {
+		c.Join(t) // one after another: together they would first found two clusters
 	}
 	return c
+}
+
+// Join starts one more member.
+func (c *InfinispanServers) Join(t testing.TB) *InfinispanMember {
+	t.Helper()
+	at := len(c.Members)
+	if at == len(c.ports) {
+		t.Fatal("there is no room for another member")
+	}
+	dir, redisPort := t.TempDir(), FreePort(t)
+	m := &InfinispanMember{Addr: "127.0.0.1:" + FreePort(t), RedisAddr: "127.0.0.1:" + redisPort, root: filepath.Join(dir, "server")}
+	m.clear(t)
+	property := func(name, value string) string { return "-Dtest." + name + "=" + value }
+	args := append(javaArgs(c.java, filepath.Join(c.jars, "*")), "-Xmx256m", "-XX:MaxDirectMemorySize=64m",
+		property("cluster.name", "sessions-"+c.ports[0]), property("node", "n"+strconv.Itoa(at)),
+		property("port", m.port()), property("redis.port", redisPort), property("rest.port", FreePort(t)),
+		property("cluster.port", c.ports[at]), property("cluster.hosts", strings.Join(c.hosts, ",")),
+		property("watch.offset", c.offset),
+		"org.infinispan.server.Bootstrap", "-s", m.root, "-c", "infinispan.xml")
+	m.Process = start(t, dir, args...)
+	m.wait(t)
+	c.Members = append(c.Members, m)
+	return m
 }
 
 // Addrs are the addresses of all members.
@@ -84,12 +104,18 @@ func (c *InfinispanServers) Addrs() []string {
 	return addrs
 }
 
-// Restart starts the member again after Kill. It joins the others.
+// Restart starts the member again after Kill or Stop. It joins the others.
 func (m *InfinispanMember) Restart(t testing.TB) {
 	t.Helper()
 	m.clear(t)
 	m.run(t)
 	m.wait(t)
+}
+
+// Stop ends the member in good order, as SIGTERM does.
+func (m *InfinispanMember) Stop(t testing.TB) {
+	t.Helper()
+	m.Process.Stop(t, infinispanStartTime)
 }
 
 // Ask is MemcachedServer.Ask.
@@ -130,21 +156,32 @@ func (m *InfinispanMember) wait(t testing.TB) {
 	})
 }
 
-// watchOffset is how far above a member's port the one lies through which the
-// others see that it is gone.
-func watchOffset(t testing.TB, port string) string {
+// watchOffset is how far above each member's port the one lies through which the
+// others see that it is gone. It must be the same for all members: they connect
+// to where it would be if it were their own.
+func watchOffset(t testing.TB, ports []string) string {
 	t.Helper()
-	from, err := strconv.Atoi(port)
-	must(t, "port", err)
 	for range 100 {
-		at, err := strconv.Atoi(FreePort(t))
-		must(t, "port", err)
-		if at > from {
-			return strconv.Itoa(at - from)
+		offset := 1 + rand.IntN(1000)
+		if !slices.ContainsFunc(ports, func(port string) bool { return !freeAbove(port, offset) }) {
+			return strconv.Itoa(offset)
 		}
 	}
-	t.Fatal("no free port above " + port)
+	t.Fatal("no free ports above " + strings.Join(ports, ", "))
 	return ""
+}
+
+func freeAbove(port string, offset int) bool {
+	n, err := strconv.Atoi(port)
+	if err != nil {
+		return false
+	}
+	l, err := net.Listen("tcp", net.JoinHostPort("127.0.0.1", strconv.Itoa(n+offset)))
+	if err != nil {
+		return false
+	}
+	l.Close()
+	return true
 }
 
 // count is how often a text was written.

@@ -104,30 +104,6 @@ func (p *Process) run(t testing.TB) {
 	}(p.done)
 }
 
-// Start runs a program in dir until it ends, or Kill, or the end of the test, or
-// of this process. It is for a test that is its own server.
-func Start(t testing.TB, dir string, args ...string) *Process {
-	t.Helper()
-	return start(t, dir, args...)
-}
-
-// Again starts the program again after it has ended.
-func (p *Process) Again(t testing.TB) {
-	t.Helper()
-	p.run(t)
-}
-
-// Terminate asks the process to end, as kill does, and waits until it has.
-func (p *Process) Terminate(t testing.TB) {
-	t.Helper()
-	_ = p.cmd.Process.Signal(syscall.SIGTERM) // it may have ended
-	select {
-	case <-p.done:
-	case <-time.After(startTimeout):
-		t.Fatalf("%s does not end", p.args[0])
-	}
-}
-
 // Kill ends the process at once, as kill -9 does, and those it forked.
 func (p *Process) Kill() {
 	_ = syscall.Kill(-p.cmd.Process.Pid, syscall.SIGKILL) // it may have ended

@@ -26,7 +26,7 @@ func rollingRestart(t *testing.T, d natsstore.Durability) {
 	for _, m := range c.members {
 		c.takeOut(m)
 		m.leaving.Store(true)
-		m.process.Terminate(t)
+		m.process.Stop(t, time.Minute)
 		cs.progress()
 		m.process.Again(t)
 		m.held.Store(false)

@@ -1,12 +1,12 @@
-package memcachedstore
+package casstore
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
 	"time"
 
-	"github.com/bradfitz/gomemcache/memcache"
 	"github.com/distsession/session"
 )
 
@@ -14,14 +14,14 @@ import (
 type stored struct {
 	*session.Record
 	trail session.Trail
-	item  *memcache.Item
+	item  *Item
 }
 
 // tag is what Load leaves for Save.
 type tag struct {
 	id       string
 	version  int64
-	cas      uint64
+	item     any // the Item's Tag
 	trail    session.Trail
 	user     string
 	expires  time.Time // the earlier of Expires and Deadline
@@ -30,7 +30,7 @@ type tag struct {
 
 func (r *stored) tag() *tag {
 	t := &tag{
-		id: r.ID, version: r.Version, cas: r.item.CasID, trail: r.trail,
+		id: r.ID, version: r.Version, item: r.item.Tag, trail: r.trail,
 		user: r.User, expires: r.Expires, deadline: r.Deadline,
 	}
 	if !r.Deadline.IsZero() && r.Deadline.Before(r.Expires) {
@@ -42,9 +42,9 @@ func (r *stored) tag() *tag {
 // look reads a record, whether the user's index vouches for it or not.
 // ErrNotFound if it is not there, has expired, or cannot be decoded.
 func (s *Store) look(ctx context.Context, id string) (*stored, error) {
-	it, err := s.get(ctx, s.key(id))
+	it, err := s.place.Get(ctx, s.Key(id))
 	switch {
-	case errors.Is(err, memcache.ErrCacheMiss):
+	case errors.Is(err, ErrNone):
 		return nil, session.ErrNotFound
 	case err != nil:
 		return nil, err
@@ -77,7 +77,7 @@ func (s *Store) live(ctx context.Context, id string) (*stored, error) {
 	if err != nil || r.User == "" || r.Replaced {
 		return r, err
 	}
-	userKey := s.userKey(r.User)
+	userKey := s.UserKey(r.User)
 	if hinted == userKey {
 		// A "no" may be older than the record, whose entry is written first.
 		if a := <-early; a.vouched {
@@ -105,7 +105,7 @@ func (s *Store) Load(ctx context.Context, token string) (*session.Record, error)
 	case errors.Is(err, session.ErrNotFound):
 		return nil, err
 	case err != nil:
-		return nil, failed("load", err)
+		return nil, s.failed("load", err)
 	}
 	r.Record.Tag = r.tag()
 	return r.Record, nil
@@ -114,18 +114,8 @@ func (s *Store) Load(ctx context.Context, token string) (*session.Record, error)
 // Delete implements session.Store. The entry in the user's index stays; it
 // vouches for what is not there.
 func (s *Store) Delete(ctx context.Context, id string) error {
-	_, err := s.remove(ctx, id)
-	return failed("delete", err)
-}
-
-// remove tells whether the record was there.
-func (s *Store) remove(ctx context.Context, id string) (bool, error) {
-	key := s.key(id)
-	_, err := read(ctx, s, key, func(c *memcache.Client) (struct{}, error) { return struct{}{}, c.Delete(key) })
-	if errors.Is(err, memcache.ErrCacheMiss) {
-		return false, nil
-	}
-	return err == nil, err
+	_, err := s.place.Remove(ctx, s.Key(id))
+	return s.failed("delete", err)
 }
 
 // maxTries bounds how often a change is tried again because another came first.
@@ -136,7 +126,7 @@ var errBusy = fmt.Errorf("others came first %d times", maxTries)
 // Touch implements session.Toucher. It writes the record's text with other
 // times in it; a Save that loaded before finds the same Version.
 func (s *Store) Touch(ctx context.Context, id string, seen, expires time.Time) error {
-	return failed("touch", s.touch(ctx, id, seen, expires))
+	return s.failed("touch", s.touch(ctx, id, seen, expires))
 }
 
 func (s *Store) touch(ctx context.Context, id string, seen, expires time.Time) error {
@@ -154,7 +144,7 @@ func (s *Store) touch(ctx context.Context, id string, seen, expires time.Time) e
 		if !r.Deadline.IsZero() && expires.After(r.Deadline) {
 			expires = r.Deadline
 		}
-		text := r.item.Value
+		text := bytes.Clone(r.item.Value) // the old one may be what is compared
 		moved := move(text[session.RecordSeen:], r.Seen, seen)
 		if move(text[session.RecordExpires:], r.Expires, expires) {
 			r.Expires, moved = expires, true
@@ -162,14 +152,13 @@ func (s *Store) touch(ctx context.Context, id string, seen, expires time.Time) e
 		if !moved {
 			return nil
 		}
-		r.item.Expiration = expiration(r.Expires, s.now())
-		err = s.put(ctx, r.item)
+		err = s.place.Put(ctx, &Item{Key: r.item.Key, Value: text, Tag: r.item.Tag}, r.Expires)
 		switch {
 		case err == nil:
 			return nil
-		case errors.Is(err, memcache.ErrCacheMiss):
+		case errors.Is(err, ErrNone):
 			return session.ErrNotFound
-		case !isAnswer(err):
+		case !answered(err):
 			if lost {
 				return err
 			}

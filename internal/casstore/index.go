@@ -1,4 +1,4 @@
-package memcachedstore
+package casstore
 
 import (
 	"bytes"
@@ -27,16 +27,20 @@ import (
 //	          for never
 //	entered   when it was written, in seconds since 1970
 const (
-	indexMagic    = "i1 "
-	indexWrite    = 8
-	indexHeader   = len(indexMagic) + indexWrite + 1 + 8 + 1
-	indexNever    = int64(1<<63 - 1)
-	indexEntry    = 43 + 1 + 10 + 1 + 10 + 1 // bytes, mostly
-	indexLate     = 60 * 60                  // seconds that an entry outlives its deadline: another node's clock may be behind
-	indexUnderway = 10 * 60                  // seconds in which a sign-in has written its record, or never will
+	indexMagic  = "i1 "
+	indexWrite  = 8
+	indexHeader = len(indexMagic) + indexWrite + 1 + 8 + 1
+	indexNever  = int64(1<<63 - 1)
+	indexEntry  = 43 + 1 + 10 + 1 + 10 + 1 // bytes, mostly
+	indexLate   = 60 * 60                  // seconds that an entry outlives its deadline: another node's clock may be behind
 )
 
-type index []entry
+// Underway is how long an entry stays that has no record: by then a sign-in has
+// written its record, or never will.
+const Underway = 10 * time.Minute
+
+// Index is what a user's index says.
+type Index []entry
 
 type entry struct {
 	id                string
@@ -73,12 +77,13 @@ func vouches(key string, text []byte, id string) (bool, error) {
 	return bytes.Contains(text[indexHeader-1:], append(want, ' ')), nil
 }
 
-func parseIndex(key string, text []byte) (index, error) {
+// ParseIndex reads the text of the index that stands under a key.
+func ParseIndex(key string, text []byte) (Index, error) {
 	lines, err := body(key, text)
 	if err != nil {
 		return nil, err
 	}
-	ix := make(index, 0, len(lines)/indexEntry+1)
+	ix := make(Index, 0, len(lines)/indexEntry+1)
 	for line := range strings.Lines(string(lines)) {
 		id, times, ok := strings.Cut(line, " ")
 		deadline, entered, ok2 := strings.Cut(times, " ")
@@ -98,7 +103,7 @@ func parseIndex(key string, text []byte) (index, error) {
 	return ix, nil
 }
 
-func (ix index) encode(key string) []byte {
+func (ix Index) encode(key string) []byte {
 	b := make([]byte, indexHeader, indexHeader+len(ix)*(indexEntry+2))
 	for _, e := range ix {
 		b = e.append(b)
@@ -136,14 +141,14 @@ func appendSum(b []byte, sum uint32) []byte {
 	return b
 }
 
-func (ix index) find(id string) int {
+func (ix Index) find(id string) int {
 	return slices.IndexFunc(ix, func(e entry) bool { return e.id == id })
 }
 
 // trim drops what is of no use any more, and then, while the text is larger
 // than limit, the sessions that signed in first: with nobody to vouch for them
 // they end.
-func (ix index) trim(now time.Time, limit int) index {
+func (ix Index) trim(now time.Time, limit int) Index {
 	over := now.Unix() - indexLate
 	ix = slices.DeleteFunc(ix, func(e entry) bool { return e.deadline <= over })
 	size := indexHeader
@@ -158,16 +163,16 @@ func (ix index) trim(now time.Time, limit int) index {
 	return ix[from:]
 }
 
-// end is when the last entry is of no use any more; ok is false for never.
-func (ix index) end() (end time.Time, ok bool) {
+// end is when the last entry is of no use any more, the zero time for never.
+func (ix Index) end() time.Time {
 	last := int64(0)
 	for _, e := range ix {
 		if e.deadline == indexNever {
-			return time.Time{}, false
+			return time.Time{}
 		}
 		last = max(last, e.deadline)
 	}
-	return time.Unix(last+indexLate, 0), true
+	return time.Unix(last+indexLate, 0)
 }
 
 // entryDeadline is the deadline of a session's entry: touches move Expires up

@@ -1,4 +1,4 @@
-package memcachedstore_test
+package casstore_test
 
 import (
 	"bytes"
@@ -9,27 +9,27 @@ import (
 	"time"
 
 	"github.com/distsession/session"
-	"github.com/distsession/session/memcachedstore"
+	"github.com/distsession/session/internal/casstore"
 )
 
 const indexKey = "session:user:x"
 
-func someIndex(n int, deadline, entered int64) memcachedstore.Index {
-	ix := make(memcachedstore.Index, n)
+func someIndex(n int, deadline, entered int64) casstore.Index {
+	ix := make(casstore.Index, n)
 	for i := range ix {
-		ix[i] = memcachedstore.NewEntry(session.ID(fmt.Sprint(i)), deadline, entered)
+		ix[i] = casstore.NewEntry(session.ID(fmt.Sprint(i)), deadline, entered)
 	}
 	return ix
 }
 
 func TestIndexText(t *testing.T) {
-	ix := memcachedstore.Index{
-		memcachedstore.NewEntry(session.ID("a"), 1_800_000_000, 1_700_000_000),
-		memcachedstore.NewEntry(session.ID("b"), memcachedstore.IndexNever, 1_700_000_001),
-		memcachedstore.NewEntry("an odd\nID %", 9_999_999_999, 0),
+	ix := casstore.Index{
+		casstore.NewEntry(session.ID("a"), 1_800_000_000, 1_700_000_000),
+		casstore.NewEntry(session.ID("b"), casstore.IndexNever, 1_700_000_001),
+		casstore.NewEntry("an odd\nID %", 9_999_999_999, 0),
 	}
 	text := ix.Encode(indexKey)
-	got, err := memcachedstore.ParseIndex(indexKey, text)
+	got, err := casstore.ParseIndex(indexKey, text)
 	if err != nil || !slices.Equal(got, ix) {
 		t.Errorf("%v, %v; want %v", got, err, ix)
 	}
@@ -47,7 +47,7 @@ func TestIndexText(t *testing.T) {
 		{"1800000000", false, "a time"},
 		{"", false, "nothing"},
 	} {
-		if got, err := memcachedstore.Vouches(indexKey, text, tt.id); got != tt.want || err != nil {
+		if got, err := casstore.Vouches(indexKey, text, tt.id); got != tt.want || err != nil {
 			t.Errorf("vouches for %q (%s): %v, %v", tt.id, tt.why, got, err)
 		}
 	}
@@ -61,10 +61,10 @@ func TestIndexDamage(t *testing.T) {
 	text := ix.Encode(indexKey)
 	refused := func(what, key string, text []byte) {
 		t.Helper()
-		if got, err := memcachedstore.ParseIndex(key, text); err == nil {
+		if got, err := casstore.ParseIndex(key, text); err == nil {
 			t.Errorf("%s: %d entries", what, len(got))
 		}
-		if ok, err := memcachedstore.Vouches(key, text, session.ID("0")); ok || err == nil {
+		if ok, err := casstore.Vouches(key, text, session.ID("0")); ok || err == nil {
 			t.Errorf("%s: it vouches, %v", what, err)
 		}
 	}
@@ -81,14 +81,14 @@ func TestIndexDamage(t *testing.T) {
 
 func TestIndexTrim(t *testing.T) {
 	now := time.Unix(1_800_000_000, 0)
-	late := int64(memcachedstore.IndexLate / time.Second)
-	ix := memcachedstore.Index{
-		memcachedstore.NewEntry("over", now.Unix()-late, 1),
-		memcachedstore.NewEntry("a minute behind", now.Unix()-60, 2),
-		memcachedstore.NewEntry("live", now.Unix()+60, 3),
-		memcachedstore.NewEntry("for ever", memcachedstore.IndexNever, 4),
+	late := int64(casstore.IndexLate / time.Second)
+	ix := casstore.Index{
+		casstore.NewEntry("over", now.Unix()-late, 1),
+		casstore.NewEntry("a minute behind", now.Unix()-60, 2),
+		casstore.NewEntry("live", now.Unix()+60, 3),
+		casstore.NewEntry("for ever", casstore.IndexNever, 4),
 	}
-	names := func(ix memcachedstore.Index) string {
+	names := func(ix casstore.Index) string {
 		var ids []string
 		for _, e := range ix {
 			ids = append(ids, e.ID())
@@ -98,7 +98,7 @@ func TestIndexTrim(t *testing.T) {
 	if got, want := names(slices.Clone(ix).Trim(now, 1<<20)), "a minute behind, live, for ever"; got != want {
 		t.Errorf("kept: %s; want %s", got, want)
 	}
-	if got, want := names(slices.Clone(ix).Trim(now, memcachedstore.IndexHeader+50)), "live, for ever"; got != want {
+	if got, want := names(slices.Clone(ix).Trim(now, casstore.IndexHeader+50)), "live, for ever"; got != want {
 		t.Errorf("of a full one are kept: %s; want those that came last, %s", got, want)
 	}
 	const limit = 1 << 20
@@ -119,16 +119,16 @@ func TestIndexTrim(t *testing.T) {
 func FuzzIndex(f *testing.F) {
 	ix := someIndex(3, 1_800_000_000, 1_700_000_000)
 	f.Add(ix.Encode(indexKey), "a", int64(1), int64(2))
-	f.Add(memcachedstore.Index{}.Encode(indexKey), "", int64(-1), memcachedstore.IndexNever)
-	f.Add([]byte("i1 AAAAAAAA 00000000\n"), "a b\n%\x00", memcachedstore.IndexNever, int64(0))
+	f.Add(casstore.Index{}.Encode(indexKey), "", int64(-1), casstore.IndexNever)
+	f.Add([]byte("i1 AAAAAAAA 00000000\n"), "a b\n%\x00", casstore.IndexNever, int64(0))
 	f.Fuzz(func(t *testing.T, text []byte, id string, deadline, entered int64) {
-		ix, err := memcachedstore.ParseIndex(indexKey, text)
-		if ok, _ := memcachedstore.Vouches(indexKey, text, id); ok && err == nil &&
-			!slices.ContainsFunc(ix, func(e memcachedstore.Entry) bool { return e.ID() == id }) {
+		ix, err := casstore.ParseIndex(indexKey, text)
+		if ok, _ := casstore.Vouches(indexKey, text, id); ok && err == nil &&
+			!slices.ContainsFunc(ix, func(e casstore.Entry) bool { return e.ID() == id }) {
 			t.Fatalf("it vouches for %q, which is not in it", id)
 		}
 		if err == nil {
-			again, err := memcachedstore.ParseIndex(indexKey, ix.Encode(indexKey))
+			again, err := casstore.ParseIndex(indexKey, ix.Encode(indexKey))
 			if err != nil || !slices.Equal(again, ix) {
 				t.Fatalf("read again: %v, %v; want %v", again, err, ix)
 			}
@@ -136,13 +136,13 @@ func FuzzIndex(f *testing.F) {
 		if id == "" {
 			return
 		}
-		one := append(ix, memcachedstore.NewEntry(id, deadline, entered))
+		one := append(ix, casstore.NewEntry(id, deadline, entered))
 		made := one.Encode(indexKey)
-		again, err := memcachedstore.ParseIndex(indexKey, made)
+		again, err := casstore.ParseIndex(indexKey, made)
 		if err != nil || !slices.Equal(again, one) {
 			t.Fatalf("entry %q: %v, %v; want %v", id, again, err, one)
 		}
-		if ok, err := memcachedstore.Vouches(indexKey, made, id); !ok || err != nil {
+		if ok, err := casstore.Vouches(indexKey, made, id); !ok || err != nil {
 			t.Fatalf("it does not vouch for %q: %v", id, err)
 		}
 		one.Trim(time.Unix(deadline, 0), len(made))

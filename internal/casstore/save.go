@@ -1,28 +1,28 @@
-package memcachedstore
+package casstore
 
 import (
 	"context"
 	"errors"
+	"time"
 
-	"github.com/bradfitz/gomemcache/memcache"
 	"github.com/distsession/session"
 )
 
 // Save implements session.Store.
 func (s *Store) Save(ctx context.Context, rec *session.Record) (string, error) {
 	if rec.Version == 0 {
-		return "", failed("save", s.create(ctx, rec))
+		return "", s.failed("save", s.create(ctx, rec))
 	}
-	return "", failed("save", s.update(ctx, rec))
+	return "", s.failed("save", s.update(ctx, rec))
 }
 
-// attempt is one save under way. Its text holds the name of the write, so that
-// it can be sent again, and recognised, when an answer was lost: the number of
-// the item that it replaces makes sure that it is done once.
+// attempt is one save under way. Its text holds the name of the write, by which
+// it is recognised when an answer was lost.
 type attempt struct {
-	item  *memcache.Item
+	item  *Item
+	end   time.Time
 	trail session.Trail
-	lost  bool // an answer was
+	lost  error // instead of an answer; nil while there were answers
 }
 
 func (s *Store) newAttempt(rec *session.Record, trail session.Trail) (*attempt, error) {
@@ -35,34 +35,47 @@ func (s *Store) newAttempt(rec *session.Record, trail session.Trail) (*attempt, 
 	if !rec.Deadline.IsZero() && rec.Deadline.Before(end) {
 		end = rec.Deadline
 	}
-	w.item = &memcache.Item{Key: s.key(rec.ID), Value: text, Expiration: expiration(end, s.now())}
+	w.item, w.end = &Item{Key: s.Key(rec.ID), Value: text}, end
 	return w, s.fits(w.item.Key, text)
 }
 
+// reach is how many versions a Trail names.
+var reach = int64(session.TrailLen / len(session.NewTrail().Write()))
+
 // made tells whether this attempt made the version, or one that is up to two
-// versions older than what is stored now.
-func (w *attempt) made(version int64, now *session.Record, trail session.Trail) bool {
-	return w.lost && trail.Has(w.trail.Write(), now.Version-version)
+// versions older than what is stored now. It is asked after a "no" too: a grid
+// whose member died in between may have done what it then refuses.
+//
+// If an answer was lost and others came so often that the trail does not reach
+// back, nobody can tell, and made returns what was lost: after a conflict the
+// change would be made again, and perhaps twice.
+func (w *attempt) made(version int64, now *session.Record, trail session.Trail) (bool, error) {
+	if now.Version >= version+reach {
+		return false, w.lost
+	}
+	return trail.Has(w.trail.Write(), now.Version-version), nil
 }
 
 // send sends the write. An answer that was lost is none: the caller looks what
-// is there and, once, goes on.
+// is there.
 func (s *Store) send(ctx context.Context, w *attempt) (done bool, err error) {
-	err = s.put(ctx, w.item)
+	err = s.place.Put(ctx, w.item, w.end)
 	switch {
 	case err == nil:
 		return true, nil
-	case errors.Is(err, session.ErrTooLarge), w.lost && !isAnswer(err):
+	case errors.Is(err, session.ErrTooLarge), w.lost != nil && !answered(err):
 		return false, err
-	case !isAnswer(err):
-		w.lost = true
-	case errors.Is(err, memcache.ErrCacheMiss) && w.item.CasID != 0:
+	case !answered(err):
+		w.lost = err
+	case errors.Is(err, ErrNone) && w.item.Tag != nil:
 		return false, session.ErrNotFound
 	}
 	return false, nil
 }
 
-// create adds a record. Its entry in the user's index comes first.
+// create adds a record. Its entry in the user's index comes first. An answer
+// that was lost is looked for, and what is not found is not sent again: the first
+// may be on its way still, and arrive after a sign-out that follows the second.
 func (s *Store) create(ctx context.Context, rec *session.Record) error {
 	w, err := s.newAttempt(rec, session.NewTrail())
 	if err != nil {
@@ -81,30 +94,36 @@ func (s *Store) create(ctx context.Context, rec *session.Record) error {
 		if err != nil && !errors.Is(err, session.ErrNotFound) {
 			return err
 		}
-		old, err := s.get(ctx, w.item.Key)
+		old, err := s.place.Get(ctx, w.item.Key)
 		switch {
-		case errors.Is(err, memcache.ErrCacheMiss):
-			w.item.CasID = 0
+		case errors.Is(err, ErrNone):
+			if w.lost != nil {
+				return w.lost
+			}
+			w.item.Tag = nil
 			continue
 		case err != nil:
 			return err
 		}
 		now, trail, err := session.DecodeRecord(rec.ID, old.Value)
-		switch {
-		case err != nil:
+		if err != nil {
 			return session.ErrConflict // whatever it is, it is not ours to replace
-		case w.made(1, now, trail):
-			return nil
+		}
+		switch made, err := w.made(1, now, trail); {
+		case made || err != nil:
+			return err
 		case !now.Expired(s.now()):
 			return session.ErrConflict
+		case w.lost != nil:
+			return w.lost
 		}
-		w.item.CasID = old.CasID // the server has not noticed yet that it has expired
+		w.item.Tag = old.Tag // the server has not noticed yet that it has expired
 	}
 	return errBusy
 }
 
-// update replaces exactly the version that rec is. The item's number is only
-// the way to do that: a touch changes it and not the version.
+// update replaces exactly the version that rec is. The item's tag is only the
+// way to do that: a touch changes it and not the version.
 func (s *Store) update(ctx context.Context, rec *session.Record) error {
 	t, ok := rec.Tag.(*tag)
 	fresh := !ok || t.id != rec.ID || t.version != rec.Version || !s.now().Before(t.expires)
@@ -127,7 +146,7 @@ func (s *Store) update(ctx context.Context, rec *session.Record) error {
 	if err := s.admit(ctx, rec, t, fresh); err != nil {
 		return err
 	}
-	w.item.CasID = t.cas
+	w.item.Tag = t.item
 	for range maxTries {
 		done, err := s.send(ctx, w)
 		if done || err != nil {
@@ -139,12 +158,16 @@ func (s *Store) update(ctx context.Context, rec *session.Record) error {
 			return session.ErrNotFound
 		case err != nil:
 			return err
-		case w.made(rec.Version+1, now.Record, now.trail):
-			return nil
+		}
+		switch made, err := w.made(rec.Version+1, now.Record, now.trail); {
+		case made || err != nil:
+			return err
 		case now.Version != rec.Version:
 			return session.ErrConflict
 		}
-		w.item.CasID = now.item.CasID // touched, or the write never arrived
+		// Touched, or the write never arrived. It may be sent again, for it
+		// replaces one item once.
+		w.item.Tag = now.item.Tag
 	}
 	return errBusy
 }
@@ -156,7 +179,7 @@ func (s *Store) admit(ctx context.Context, rec *session.Record, t *tag, fresh bo
 	if (changed || rec.Replaced) && t.user != "" && !fresh {
 		// A session that DeleteUser has just ended must neither pass on to
 		// another user nor be claimed for a new session that would outlive it.
-		vouched, err := s.vouched(ctx, s.userKey(t.user), rec.ID)
+		vouched, err := s.vouched(ctx, s.UserKey(t.user), rec.ID)
 		switch {
 		case err != nil:
 			return err

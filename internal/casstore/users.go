@@ -1,15 +1,15 @@
-package memcachedstore
+package casstore
 
 import (
 	"context"
 	"errors"
 	"iter"
+	"maps"
 	"math/rand/v2"
 	"slices"
 	"sync"
 	"time"
 
-	"github.com/bradfitz/gomemcache/memcache"
 	"github.com/distsession/session"
 )
 
@@ -24,9 +24,9 @@ const (
 // vouched tells whether the index with this key has the session. One that is
 // gone or damaged vouches for nothing.
 func (s *Store) vouched(ctx context.Context, userKey, id string) (bool, error) {
-	it, err := s.get(ctx, userKey)
+	it, err := s.place.Get(ctx, userKey)
 	switch {
-	case errors.Is(err, memcache.ErrCacheMiss):
+	case errors.Is(err, ErrNone):
 		return false, nil
 	case err != nil:
 		return false, err
@@ -37,18 +37,18 @@ func (s *Store) vouched(ctx context.Context, userKey, id string) (bool, error) {
 
 // change replaces a user's index by what f makes of it, by compare-and-set. f
 // may run several times; ok is false if nothing is to be changed.
-func (s *Store) change(ctx context.Context, user string, f func(index) (ix index, ok bool, err error)) error {
-	key := s.userKey(user)
-	lost := false
+func (s *Store) change(ctx context.Context, user string, f func(Index) (ix Index, ok bool, err error)) error {
+	key := s.UserKey(user)
+	var lost error
 	for try := range maxTries {
-		it, err := s.get(ctx, key)
+		it, err := s.place.Get(ctx, key)
 		switch {
-		case errors.Is(err, memcache.ErrCacheMiss):
-			it = &memcache.Item{Key: key}
+		case errors.Is(err, ErrNone):
+			it = &Item{Key: key}
 		case err != nil:
 			return err
 		}
-		old, err := parseIndex(key, it.Value)
+		old, err := ParseIndex(key, it.Value)
 		if err != nil {
 			old = nil // damaged, or none: it vouches for nothing
 		}
@@ -57,23 +57,22 @@ func (s *Store) change(ctx context.Context, user string, f func(index) (ix index
 		if err != nil || !ok {
 			return err
 		}
-		ix = ix.trim(now, int(s.limit.Load())-len(key))
-		it.Value, it.Expiration = ix.encode(key), 0
-		if end, ok := ix.end(); ok {
-			it.Expiration = expiration(end, now)
+		if it.Tag == nil && lost != nil {
+			return lost // like a record, an index is not added twice
 		}
-		err = s.put(ctx, it)
+		ix = ix.trim(now, s.place.Limit()-len(key))
+		err = s.place.Put(ctx, &Item{Key: key, Value: ix.encode(key), Tag: it.Tag}, ix.end())
 		switch {
 		case err == nil, errors.Is(err, session.ErrTooLarge):
 			return err
-		case isAnswer(err):
+		case answered(err):
 			if err := pause(ctx, try); err != nil {
 				return err
 			}
-		case lost:
+		case lost != nil:
 			return err
 		default:
-			lost = true // once more: if it was done, f finds nothing to change
+			lost = err // once more: if it was done, f finds nothing to change
 		}
 	}
 	return errBusy
@@ -95,16 +94,25 @@ func pause(ctx context.Context, try int) error {
 // enter writes a session's entry into its user's index. If it is not new and
 // has no entry, it has ended: ErrNotFound.
 func (s *Store) enter(ctx context.Context, rec *session.Record, isNew bool) error {
-	deadline, trimmed := entryDeadline(rec.Deadline), false
-	return s.change(ctx, rec.User, func(ix index) (index, bool, error) {
+	mine := entry{id: rec.ID, deadline: entryDeadline(rec.Deadline)}
+	trimmed := false
+	return s.change(ctx, rec.User, func(ix Index) (Index, bool, error) {
 		at := ix.find(rec.ID)
 		switch {
 		case at < 0 && !isNew:
 			return nil, false, session.ErrNotFound
-		case at >= 0 && ix[at].deadline >= deadline:
+		case at >= 0 && isNew && ix[at].entered != mine.entered:
+			// A session that moves between stores comes back under its ID. Whoever
+			// has seen that it had ended must not take the entry away any more: see
+			// forget.
+			mine.entered = max(ix[at].entered+1, s.now().Unix())
+			ix[at].entered = mine.entered
+			ix[at].deadline = max(ix[at].deadline, mine.deadline)
+			return ix, true, nil
+		case at >= 0 && ix[at].deadline >= mine.deadline:
 			return nil, false, nil
 		case at >= 0:
-			ix[at].deadline = deadline
+			ix[at].deadline = mine.deadline
 			return ix, true, nil
 		}
 		if len(ix) >= trimFrom && !trimmed {
@@ -112,92 +120,78 @@ func (s *Store) enter(ctx context.Context, rec *session.Record, isNew bool) erro
 			// those that stand there have ended.
 			trimmed = true
 			from := rand.N(len(ix) - trimWindow + 1)
-			gone, err := s.ended(ctx, rec.User, ix[from:from+trimWindow])
+			some := ix[from : from+trimWindow]
+			live, err := s.records(ctx, rec.User, some)
 			if err != nil {
 				return nil, false, err
 			}
-			ix = ix.without(gone)
+			ix = ix.without(s.ended(some, live))
 		}
-		return append(ix, entry{rec.ID, deadline, s.now().Unix()}), true, nil
+		mine.entered = s.now().Unix()
+		return append(ix, mine), true, nil
 	})
 }
 
-func (ix index) without(ids map[string]bool) index {
-	return slices.DeleteFunc(ix, func(e entry) bool { return ids[e.id] })
+// without returns the index without these entries, as they are.
+func (ix Index) without(gone map[entry]bool) Index {
+	return slices.DeleteFunc(ix, func(e entry) bool { return gone[e] })
 }
 
-// ended returns the sessions of these entries that are no more. A record that
-// is not there may be that of a sign-in under way.
-func (s *Store) ended(ctx context.Context, user string, ix index) (map[string]bool, error) {
-	live, err := s.records(ctx, user, ix)
-	if err != nil {
-		return nil, err
-	}
-	return s.without(ix, live), nil
-}
-
-func (s *Store) without(ix index, live []*session.Record) map[string]bool {
-	over := s.now().Unix() - indexUnderway
-	gone := map[string]bool{}
+// ended returns those of the entries that name nothing that is live. A record
+// that is not there may be that of a sign-in under way.
+func (s *Store) ended(ix Index, live []*session.Record) map[entry]bool {
+	over := s.now().Add(-Underway).Unix()
+	gone := map[entry]bool{}
 	for _, e := range ix {
 		if e.entered < over && !slices.ContainsFunc(live, func(r *session.Record) bool { return r.ID == e.id }) {
-			gone[e.id] = true
+			gone[e] = true
 		}
 	}
 	return gone
 }
 
+// forget takes entries that name nothing out of a user's index, unless they were
+// written anew since they were seen: then somebody relies on them. If it fails,
+// they stay: that harms nothing.
+func (s *Store) forget(ctx context.Context, user string, gone map[entry]bool) {
+	_ = s.change(ctx, user, func(ix Index) (Index, bool, error) {
+		n := len(ix)
+		ix = ix.without(gone)
+		return ix, len(ix) < n, nil
+	})
+}
+
 // records returns the live records of a user's entries, without markers, in no
-// particular order.
-func (s *Store) records(ctx context.Context, user string, ix index) ([]*session.Record, error) {
-	// One request for each server, and all of them at once.
-	keys := map[int][]string{}
-	ids := map[string]string{}
-	for _, e := range ix {
-		key := s.key(e.id)
-		at := 0
-		if !s.replicated {
-			at = s.ring.pick(key)
-		}
-		keys[at] = append(keys[at], key)
-		ids[key] = e.id
+// particular order. An error comes with those that were found all the same.
+func (s *Store) records(ctx context.Context, user string, ix Index) ([]*session.Record, error) {
+	keys := make([]string, len(ix))
+	ids := make(map[string]string, len(ix))
+	for i, e := range ix {
+		keys[i] = s.Key(e.id)
+		ids[keys[i]] = e.id
 	}
-	var mu sync.Mutex
-	var wg sync.WaitGroup
+	items, failure := s.place.GetMany(ctx, keys)
 	var found []*session.Record
-	var failure error
-	for _, some := range keys {
-		wg.Go(func() {
-			items, err := read(ctx, s, some[0], func(c *memcache.Client) (map[string]*memcache.Item, error) { return c.GetMulti(some) })
-			mu.Lock()
-			defer mu.Unlock()
-			if err != nil {
-				failure = err
-				return
-			}
-			for key, it := range items {
-				rec, _, err := session.DecodeRecord(ids[key], it.Value)
-				if err == nil && rec.User == user && !rec.Replaced && !rec.Expired(s.now()) {
-					found = append(found, rec)
-				}
-			}
-		})
+	for _, it := range items {
+		rec, _, err := session.DecodeRecord(ids[it.Key], it.Value)
+		if err == nil && rec.User == user && !rec.Replaced && !rec.Expired(s.now()) {
+			found = append(found, rec)
+		}
 	}
-	wg.Wait()
 	return found, failure
 }
 
 // index reads a user's index.
-func (s *Store) index(ctx context.Context, user string) (index, error) {
-	key := s.userKey(user)
-	it, err := s.get(ctx, key)
+func (s *Store) index(ctx context.Context, user string) (Index, error) {
+	key := s.UserKey(user)
+	it, err := s.place.Get(ctx, key)
 	switch {
-	case errors.Is(err, memcache.ErrCacheMiss):
+	case errors.Is(err, ErrNone):
 		return nil, nil
 	case err != nil:
 		return nil, err
 	}
-	ix, err := parseIndex(key, it.Value)
+	ix, err := ParseIndex(key, it.Value)
 	if err != nil {
 		return nil, nil // it vouches for nothing
 	}
@@ -212,14 +206,14 @@ func (s *Store) List(ctx context.Context, user string) iter.Seq2[session.Info, e
 		}
 		ix, err := s.index(ctx, user)
 		if err != nil {
-			yield(session.Info{}, failed("list", err))
+			yield(session.Info{}, s.failed("list", err))
 			return
 		}
-		gone := map[string]bool{}
+		gone := map[entry]bool{}
 		for some := range slices.Chunk(ix, batch) {
 			live, err := s.records(ctx, user, some)
 			if err != nil {
-				yield(session.Info{}, failed("list", err))
+				yield(session.Info{}, s.failed("list", err))
 				return
 			}
 			for _, rec := range live {
@@ -227,13 +221,10 @@ func (s *Store) List(ctx context.Context, user string) iter.Seq2[session.Info, e
 					return
 				}
 			}
-			for id := range s.without(some, live) {
-				gone[id] = true
-			}
+			maps.Copy(gone, s.ended(some, live))
 		}
 		if len(gone) >= trimList {
-			// If it fails, they stay: that harms nothing.
-			_ = s.change(ctx, user, func(ix index) (index, bool, error) { return ix.without(gone), true, nil })
+			s.forget(ctx, user, gone)
 		}
 	}
 }
@@ -246,10 +237,10 @@ func (s *Store) DeleteUser(ctx context.Context, user, keep string) (int, error) 
 	if user == "" {
 		return 0, nil
 	}
-	var ended index
+	var ended Index
 	seen := map[string]bool{} // the function runs again when another came first
-	err := s.change(ctx, user, func(ix index) (index, bool, error) {
-		var kept index
+	err := s.change(ctx, user, func(ix Index) (Index, bool, error) {
+		var kept Index
 		for _, e := range ix {
 			switch {
 			case e.id == keep:
@@ -262,7 +253,7 @@ func (s *Store) DeleteUser(ctx context.Context, user, keep string) (int, error) 
 		return kept, len(kept) < len(ix), nil
 	})
 	if err != nil {
-		return 0, failed("delete user", err)
+		return 0, s.failed("delete user", err)
 	}
 	n := 0
 	for some := range slices.Chunk(ended, batch) {
@@ -273,7 +264,7 @@ func (s *Store) DeleteUser(ctx context.Context, user, keep string) (int, error) 
 
 // bury removes the records of sessions that have ended, and counts those that
 // had not ended by themselves.
-func (s *Store) bury(ctx context.Context, user string, ix index) int {
+func (s *Store) bury(ctx context.Context, user string, ix Index) int {
 	live, _ := s.records(ctx, user, ix)
 	var mu sync.Mutex
 	var wg sync.WaitGroup
@@ -283,7 +274,7 @@ func (s *Store) bury(ctx context.Context, user string, ix index) int {
 		turn <- struct{}{}
 		wg.Go(func() {
 			defer func() { <-turn }()
-			if was, err := s.remove(ctx, rec.ID); was && err == nil {
+			if was, err := s.place.Remove(ctx, s.Key(rec.ID)); was && err == nil {
 				mu.Lock()
 				defer mu.Unlock()
 				n++
