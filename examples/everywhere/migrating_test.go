@@ -58,13 +58,13 @@ var kinds = []struct {
 	{"ignite", func(t testing.TB) func(*testing.T, int) string {
 		addrs := servers.Ignite(t, 2, servers.IgniteOptions{}).Addrs()
 		return func(_ *testing.T, n int) string {
-			return fmt.Sprintf("ignite://%s?prefix=p%d:", strings.Join(addrs, ","), n)
+			return fmt.Sprintf("ignite://%s?timeout=10s&prefix=p%d:", strings.Join(addrs, ","), n)
 		}
 	}},
 	{"hazelcast", func(t testing.TB) func(*testing.T, int) string {
 		cluster := servers.Hazelcast(t, 2)
 		return func(_ *testing.T, n int) string {
-			return fmt.Sprintf("hazelcast://%s?cluster=%s&prefix=p%d:", strings.Join(cluster.Addrs(), ","), cluster.Cluster, n)
+			return fmt.Sprintf("hazelcast://%s?timeout=10s&cluster=%s&prefix=p%d:", strings.Join(cluster.Addrs(), ","), cluster.Cluster, n)
 		}
 	}},
 }
