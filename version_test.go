@@ -137,10 +137,7 @@ func TestVersionIsToldOnce(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			before := load(t, s.store, token)
 			res := s.run(t, token, tt.act)
-			var got []string
-			for _, line := range res.Header["Set-Cookie"] {
-				got = append(got, line)
-			}
+			got := append([]string(nil), res.Header["Set-Cookie"]...)
 			var want []string
 			for _, w := range tt.want {
 				var n int64
