@@ -97,6 +97,7 @@ type Store struct {
 
 	node     *Node // nil: servers that run by themselves
 	lease    *lease
+	state    *nodeState
 	own      bool // the connection is ours to close
 	ownsNode bool // Open made the node as well
 
@@ -202,6 +203,9 @@ func (s *Store) run(ctx context.Context) {
 	}
 	if s.lease != nil {
 		s.done.Go(func() { s.lease.keep(ctx) })
+	}
+	if s.state != nil {
+		s.done.Go(func() { s.state.keep(ctx) })
 	}
 	if s.copy != nil {
 		s.done.Go(func() { s.follow(ctx) })
