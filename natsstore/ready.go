@@ -99,7 +99,7 @@ func (s *Store) sync(ctx context.Context) error {
 		if !as.Before(began) {
 			return nil
 		}
-		if _, err := s.pulse.beat(ctx); err != nil {
+		if err := s.pulse.beat(ctx); err != nil {
 			return err
 		}
 		t := time.NewTimer(s.pulse.every) // another may have taken its place

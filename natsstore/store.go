@@ -169,7 +169,7 @@ func newStore(nc *nats.Conn, o *Options) (*Store, error) {
 	s.pulse = newPulse(s.link, s.prefix, min(s.opts.MaxStale/5, time.Second))
 	s.asks = newAsks(min(tryLimit, s.opts.MaxStale))
 	if o.Consistency == Local {
-		s.copy = newCopy()
+		s.copy, s.pulse.anew = newCopy(), s.anew
 	}
 	return s, nil
 }
@@ -216,13 +216,10 @@ func (s *Store) run(ctx context.Context) {
 	for {
 		// Its answer is good however late it comes: what counts is when it was sent.
 		beat, cancel := context.WithTimeout(ctx, s.opts.MaxStale)
-		reset, err := s.pulse.beat(beat)
+		err := s.pulse.beat(beat)
 		cancel()
-		switch {
-		case err != nil:
+		if err != nil {
 			s.recheck(ctx)
-		case reset && s.copy != nil:
-			s.anew()
 		}
 		select {
 		case <-ctx.Done():
