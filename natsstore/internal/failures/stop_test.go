@@ -20,7 +20,7 @@ func TestRollingRestart(t *testing.T) {
 }
 
 func rollingRestart(t *testing.T, d natsstore.Durability) {
-	c := start(t, d, nil, nil)
+	c := start(t, d, func(_ int, config *nodeConfig) { config.Timeout = 0 }, nil) // as managers have it
 	cs := connect(t, c, many, 0)
 	var ready time.Duration
 	for _, m := range c.members {
