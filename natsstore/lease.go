@@ -19,7 +19,7 @@ type lease struct {
 	stream   string
 	majority func() time.Duration // how long ago it is known to have had one
 
-	looked atomic.Pointer[time.Time] // when the last look began that has ended
+	looked atomic.Pointer[time.Time] // when the last look began that has ended; nil before keep
 
 	mu    sync.Mutex // held by one who looks, which the server may keep waiting
 	leads time.Time  // since when; zero if it does not
@@ -38,13 +38,13 @@ func newLease(n *Node, stream string, majority func() time.Duration) *lease {
 	if n.opts.alone() || n.opts.Role != Voter {
 		return nil
 	}
-	l, now := &lease{node: n, stream: stream, majority: majority}, time.Now()
-	l.looked.Store(&now)
-	return l
+	return &lease{node: n, stream: stream, majority: majority}
 }
 
 // keep looks until ctx ends.
 func (l *lease) keep(ctx context.Context) {
+	began := time.Now()
+	l.looked.Store(&began)
 	tick := time.NewTicker(leaseLook)
 	defer tick.Stop()
 	for {
@@ -81,7 +81,10 @@ func (l *lease) look() (over bool) {
 	return true
 }
 
-func (l *lease) overdue() bool { return since(*l.looked.Load()) > leaseLife }
+func (l *lease) overdue() bool {
+	looked := l.looked.Load()
+	return looked != nil && since(*looked) > leaseLife
+}
 
 // valid is nil if no look is overdue, so that a lead which is over is not asked.
 // It does not wait for one that is under way.
