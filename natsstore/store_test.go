@@ -162,7 +162,12 @@ func visit(t *testing.T, nodes []*natsstore.Node) {
 		everywhere := func(want string) {
 			t.Helper()
 			until(t, fmt.Sprintf("%q on all nodes, %v", want, c), func() bool {
-				return get("/") == want && get("/") == want && get("/") == want
+				for range nodes {
+					if get("/") != want {
+						return false
+					}
+				}
+				return true
 			})
 		}
 		get("/in")
