@@ -16,6 +16,7 @@ type localCopy struct {
 	mu      sync.RWMutex
 	entries map[string]copied
 	seq     uint64    // up to here the stream has been read
+	began   time.Time // when it was read from its beginning
 	as      time.Time // the copy has all that was acknowledged before; zero: nothing is known
 	moved   chan struct{}
 }
@@ -27,7 +28,7 @@ type copied struct {
 }
 
 func newCopy() *localCopy {
-	return &localCopy{entries: map[string]copied{}, moved: make(chan struct{})}
+	return &localCopy{entries: map[string]copied{}, began: time.Now(), moved: make(chan struct{})}
 }
 
 // get returns a session, nil if it is not known, and how old the copy is: the
@@ -102,11 +103,19 @@ func (c *localCopy) state() (as time.Time, seq uint64, moved <-chan struct{}) {
 	return c.as, c.seq, c.moved
 }
 
+// read tells up to where the stream has been read, and for how long what ended
+// since may not have been heard of.
+func (c *localCopy) read() (seq uint64, age time.Duration) {
+	c.mu.RLock()
+	defer c.mu.RUnlock()
+	return c.seq, min(since(c.began), since(c.as))
+}
+
 // clear forgets everything.
 func (c *localCopy) clear() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.entries, c.seq, c.as = map[string]copied{}, 0, time.Time{}
+	c.entries, c.seq, c.began, c.as = map[string]copied{}, 0, time.Now(), time.Time{}
 }
 
 // sweep removes what has expired.

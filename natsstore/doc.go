@@ -84,6 +84,14 @@
 // loads but for what Local may still answer. Shutdown hands over first, and
 // nobody waits.
 //
+// A leader that was cut off or stood still may not know yet that another leads.
+// A node gives its lead up after 2.5 seconds without a majority, before the
+// others can have elected; one that wakes from standing still (SIGSTOP, a frozen
+// machine) notices within milliseconds, and until then may answer others with
+// what was before. A server that runs by itself has no such lease: when its part
+// of the network comes back it may answer Strong loads with what was before, and
+// these are then up to MaxStale old. A save that follows is a conflict.
+//
 // What an acknowledged change survives is Durability: Memory, as long as a
 // majority runs; File, that all end, but of a majority that loses its power at
 // once the last ten seconds may be lost; FileSync, that too. A voter whose disk

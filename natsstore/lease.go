@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/nats-io/nats-server/v2/server"
@@ -18,9 +19,10 @@ type lease struct {
 	stream   string
 	majority func() time.Duration // how long ago it is known to have had one
 
-	mu     sync.Mutex
-	looked time.Time
-	leads  time.Time // since when; zero if it does not
+	looked atomic.Pointer[time.Time] // when the last look began that has ended; nil before keep
+
+	mu    sync.Mutex // held by one who looks, which the server may keep waiting
+	leads time.Time  // since when; zero if it does not
 }
 
 const (
@@ -36,11 +38,13 @@ func newLease(n *Node, stream string, majority func() time.Duration) *lease {
 	if n.opts.alone() || n.opts.Role != Voter {
 		return nil
 	}
-	return &lease{node: n, stream: stream, majority: majority, looked: time.Now()}
+	return &lease{node: n, stream: stream, majority: majority}
 }
 
 // keep looks until ctx ends.
 func (l *lease) keep(ctx context.Context) {
+	began := time.Now()
+	l.looked.Store(&began)
 	tick := time.NewTicker(leaseLook)
 	defer tick.Stop()
 	for {
@@ -48,18 +52,19 @@ func (l *lease) keep(ctx context.Context) {
 		case <-ctx.Done():
 			return
 		case <-tick.C:
+			l.mu.Lock()
 			l.look()
+			l.mu.Unlock()
 		}
 	}
 }
 
 // look steps down if this node leads and nothing was acknowledged for as long as
 // a lease lives, or nobody looked for as long: then the process stood still.
+// mu is held.
 func (l *lease) look() (over bool) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	now, stood := time.Now(), since(l.looked) > leaseLife
-	l.looked = now
+	now, stood := time.Now(), l.overdue()
+	defer l.looked.Store(&now)
 	switch {
 	case !l.node.server.JetStreamIsStreamLeader(server.DEFAULT_GLOBAL_ACCOUNT, l.stream):
 		l.leads = time.Time{}
@@ -76,15 +81,22 @@ func (l *lease) look() (over bool) {
 	return true
 }
 
+func (l *lease) overdue() bool {
+	looked := l.looked.Load()
+	return looked != nil && since(*looked) > leaseLife
+}
+
 // valid is nil if no look is overdue, so that a lead which is over is not asked.
+// It does not wait for one that is under way.
 func (l *lease) valid() error {
-	if l == nil {
+	if l == nil || !l.overdue() {
 		return nil
 	}
-	l.mu.Lock()
-	overdue := since(l.looked) > leaseLife
-	l.mu.Unlock()
-	if overdue && l.look() {
+	if !l.mu.TryLock() {
+		return errors.New("it is not known whether this node still leads")
+	}
+	defer l.mu.Unlock()
+	if l.overdue() && l.look() {
 		return errors.New("this node stood still while it led")
 	}
 	return nil

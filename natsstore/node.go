@@ -230,6 +230,7 @@ func (n *Node) open(opts *Options, before func(*Store)) (*Store, error) {
 	}
 	s.node, s.own, s.log = n, true, n.log
 	s.lease = newLease(n, s.link.stream, s.pulse.majority)
+	s.state = newNodeState(n, s.link.stream)
 	n.mu.Lock()
 	n.stores[s] = true
 	n.mu.Unlock()
@@ -268,20 +269,6 @@ func (n *Node) forget(s *Store) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	delete(n.stores, s)
-}
-
-// current tells whether this node has caught up with the cluster; nil, or the
-// reason why not.
-func (n *Node) current(stream string) error {
-	switch {
-	case n.opts.Role == Cacher || !n.server.JetStreamIsClustered():
-		return nil
-	case !n.server.JetStreamIsCurrent():
-		return fmt.Errorf("node %s has not caught up with the cluster's own state", n.opts.Name)
-	case !n.server.JetStreamIsStreamCurrent(server.DEFAULT_GLOBAL_ACCOUNT, stream):
-		return fmt.Errorf("node %s has not caught up with the sessions", n.opts.Name)
-	}
-	return nil
 }
 
 func configError(format string, args ...any) error {

@@ -21,6 +21,7 @@ type pulse struct {
 	link    *link
 	subject string
 	every   time.Duration
+	anew    func() // is told that the stream is not the one it was; nil if nobody asks
 
 	turn chan struct{} // one is sent at a time
 
@@ -46,27 +47,26 @@ func newPulse(l *link, prefix string, every time.Duration) *pulse {
 	return &pulse{link: l, subject: prefix + "b." + nuid.Next(), every: every, turn: make(chan struct{}, 1), sent: map[uint64]beat{}}
 }
 
-// beat sends one. reset says that the stream is not the one it was.
-func (p *pulse) beat(ctx context.Context) (reset bool, err error) {
+// beat sends one.
+func (p *pulse) beat(ctx context.Context) error {
 	return p.beatUnless(ctx, func() bool { return false })
 }
 
 // prove sends one, unless another has proved since that the leader had a
 // majority no longer than age ago.
 func (p *pulse) prove(ctx context.Context, age time.Duration) error {
-	_, err := p.beatUnless(ctx, func() bool { return p.majority() <= age })
-	return err
+	return p.beatUnless(ctx, func() bool { return p.majority() <= age })
 }
 
-func (p *pulse) beatUnless(ctx context.Context, done func() bool) (reset bool, err error) {
+func (p *pulse) beatUnless(ctx context.Context, done func() bool) error {
 	select {
 	case p.turn <- struct{}{}:
 		defer func() { <-p.turn }()
 	case <-ctx.Done():
-		return false, ctx.Err()
+		return ctx.Err()
 	}
 	if done() {
-		return false, nil
+		return nil
 	}
 	p.mu.Lock()
 	p.n++
@@ -76,14 +76,17 @@ func (p *pulse) beatUnless(ctx context.Context, done func() bool) (reset bool, e
 	p.mu.Unlock()
 	seq, err := p.link.publish(ctx, p.subject, strconv.AppendUint(nil, n, 10), anyRevision, pulseLife)
 	if err != nil {
-		return false, err
+		return err
 	}
 	p.mu.Lock()
-	defer p.mu.Unlock()
 	p.acked = at
-	reset = seq <= p.seq
+	another := seq <= p.seq
 	p.seq = seq
-	return reset, nil
+	p.mu.Unlock()
+	if another && p.anew != nil {
+		p.anew()
+	}
+	return nil
 }
 
 // forget is for a copy that begins anew: what came back before says nothing of

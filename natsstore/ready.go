@@ -11,7 +11,8 @@ import (
 // Ready is nil when this node can serve: the bucket is there and as it must be,
 // changes are acknowledged by a majority, a voter has caught up with the others,
 // and with Local the copy is complete and no older than MaxStale. Otherwise it
-// tells what is missing. It does not wait; WaitReady does.
+// tells what is missing. It answers from what is known and waits for nothing;
+// WaitReady does.
 //
 // In a rolling restart stop the next node only when the last one is ready.
 func (s *Store) Ready(ctx context.Context) error {
@@ -28,8 +29,8 @@ func (s *Store) ready() error {
 	if age := s.pulse.majority(); age > s.opts.MaxStale {
 		return errors.New("no change was acknowledged lately: a majority of the voters is not reached")
 	}
-	if s.node != nil {
-		if err := s.node.current(s.link.stream); err != nil {
+	if s.state != nil {
+		if err := s.state.current(); err != nil {
 			return err
 		}
 	}
@@ -98,7 +99,7 @@ func (s *Store) sync(ctx context.Context) error {
 		if !as.Before(began) {
 			return nil
 		}
-		if _, err := s.pulse.beat(ctx); err != nil {
+		if err := s.pulse.beat(ctx); err != nil {
 			return err
 		}
 		t := time.NewTimer(s.pulse.every) // another may have taken its place

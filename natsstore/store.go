@@ -97,6 +97,7 @@ type Store struct {
 
 	node     *Node // nil: servers that run by themselves
 	lease    *lease
+	state    *nodeState
 	own      bool // the connection is ours to close
 	ownsNode bool // Open made the node as well
 
@@ -168,7 +169,7 @@ func newStore(nc *nats.Conn, o *Options) (*Store, error) {
 	s.pulse = newPulse(s.link, s.prefix, min(s.opts.MaxStale/5, time.Second))
 	s.asks = newAsks(min(tryLimit, s.opts.MaxStale))
 	if o.Consistency == Local {
-		s.copy = newCopy()
+		s.copy, s.pulse.anew = newCopy(), s.anew
 	}
 	return s, nil
 }
@@ -203,6 +204,9 @@ func (s *Store) run(ctx context.Context) {
 	if s.lease != nil {
 		s.done.Go(func() { s.lease.keep(ctx) })
 	}
+	if s.state != nil {
+		s.done.Go(func() { s.state.keep(ctx) })
+	}
 	if s.copy != nil {
 		s.done.Go(func() { s.follow(ctx) })
 		s.done.Go(func() { s.sweep(ctx) })
@@ -212,13 +216,10 @@ func (s *Store) run(ctx context.Context) {
 	for {
 		// Its answer is good however late it comes: what counts is when it was sent.
 		beat, cancel := context.WithTimeout(ctx, s.opts.MaxStale)
-		reset, err := s.pulse.beat(beat)
+		err := s.pulse.beat(beat)
 		cancel()
-		switch {
-		case err != nil:
+		if err != nil {
 			s.recheck(ctx)
-		case reset && s.copy != nil:
-			s.anew()
 		}
 		select {
 		case <-ctx.Done():

@@ -3,6 +3,8 @@ package natsstore_test
 import (
 	"context"
 	"fmt"
+	"net/http"
+	"net/http/httptest"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -97,25 +99,83 @@ func startNodes(t testing.TB, n int, change ...func(*natsstore.NodeOptions)) []*
 }
 
 func TestStore(t *testing.T) {
-	for _, tt := range []struct {
-		nodes       int
-		consistency natsstore.Consistency
-		http        bool
-	}{
-		{1, natsstore.Strong, true},
-		{1, natsstore.Local, false},
-		{3, natsstore.Strong, false},
-		{3, natsstore.Local, true},
-	} {
-		t.Run(fmt.Sprintf("%d nodes, %v", tt.nodes, tt.consistency), func(t *testing.T) {
-			if tt.nodes > 1 {
-				many(t)
+	t.Run("one node", func(t *testing.T) {
+		nodes := startNodes(t, 1)
+		t.Run("strong", func(t *testing.T) { storetest.Run(t, on(nodes, natsstore.Strong)) })
+		for _, c := range []natsstore.Consistency{natsstore.Strong, natsstore.Local} {
+			t.Run(c.String()+", over HTTP", func(t *testing.T) { storetest.RunHTTP(t, on(nodes, c)) })
+		}
+	})
+	t.Run("three nodes", func(t *testing.T) {
+		many(t)
+		nodes := startNodes(t, 3)
+		t.Run("local", func(t *testing.T) { storetest.Run(t, on(nodes, natsstore.Local)) })
+		t.Run("a visit over HTTP", func(t *testing.T) { visit(t, nodes) })
+	})
+}
+
+// visit signs in, counts and signs out, each request on the next node, as if a
+// balancer took turns.
+func visit(t *testing.T, nodes []*natsstore.Node) {
+	count, bucket := session.NewKey[int]("count"), newBucket()
+	for _, c := range []natsstore.Consistency{natsstore.Strong, natsstore.Local} {
+		var apps []http.Handler
+		for _, n := range nodes {
+			m, err := session.New(open(t, n, &natsstore.Options{Bucket: bucket, Consistency: c}), &session.Options{
+				Transport: &session.HeaderTransport{}, Timeout: 10 * time.Second, // a busy machine is no failure
+			})
+			if err != nil {
+				t.Fatal(err)
 			}
-			places := on(startNodes(t, tt.nodes), tt.consistency)
-			t.Run("store", func(t *testing.T) { storetest.Run(t, places) })
-			if tt.http {
-				t.Run("over HTTP", func(t *testing.T) { storetest.RunHTTP(t, places) })
+			apps = append(apps, m.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+				s, err := session.From(r.Context())
+				if err != nil {
+					t.Error(err)
+					return
+				}
+				switch r.URL.Path {
+				case "/in":
+					s.SetUser("ann")
+				case "/count":
+					count.Update(s, func(n int) int { return n + 1 })
+				case "/out":
+					s.Destroy()
+				}
+				n, _ := count.Get(s)
+				fmt.Fprintf(w, "%s %d", s.User(), n)
+			})))
+		}
+		turn, token := 0, ""
+		get := func(path string) string {
+			r := httptest.NewRequest("POST", path, nil)
+			if token != "" {
+				r.Header.Set("Authorization", "Bearer "+token)
 			}
-		})
+			w := httptest.NewRecorder()
+			apps[turn%len(apps)].ServeHTTP(w, r)
+			turn++
+			if got := w.Header().Get("Session-Token"); got != "" {
+				token = got
+			}
+			return fmt.Sprint(w.Code, " ", w.Body)
+		}
+		everywhere := func(want string) {
+			t.Helper()
+			until(t, fmt.Sprintf("%q on all nodes, %v", want, c), func() bool {
+				for range nodes {
+					if get("/") != want {
+						return false
+					}
+				}
+				return true
+			})
+		}
+		get("/in")
+		for range 9 {
+			get("/count") // also where the copy does not have the last one yet
+		}
+		everywhere("200 ann 9")
+		get("/out")
+		everywhere("200  0")
 	}
 }

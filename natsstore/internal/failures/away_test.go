@@ -17,7 +17,7 @@ const changes = 100_000
 func TestAway(t *testing.T) {
 	t.Parallel()
 	c := start(t, natsstore.File, func(_ int, config *nodeConfig) { config.MaxStale = 5 * time.Second }, nil)
-	cs := connect(t, c, 1, 0)
+	cs := connect(t, c, many, 0)
 	back := c.others(c.leader(c.members[0]))[0]
 	var away, wiped time.Duration
 	cs.trouble(func() {
@@ -28,7 +28,7 @@ func TestAway(t *testing.T) {
 	})
 	cs.close("a node was away for 100,000 changes", away)
 
-	cs = connect(t, c, 1, 0)
+	cs = connect(t, c, many, 0)
 	cs.trouble(func() {
 		back.process.Kill()
 		if err := os.RemoveAll(back.config.Dir); err != nil {

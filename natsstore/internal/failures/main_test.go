@@ -1,6 +1,7 @@
 package failures_test
 
 import (
+	"flag"
 	"fmt"
 	"os"
 	"strings"
@@ -18,6 +19,13 @@ func TestMain(m *testing.M) {
 			os.Exit(1)
 		}
 		os.Exit(0)
+	}
+	// What takes its time here is waiting for elections.
+	flag.Parse()
+	if p := flag.Lookup("test.parallel"); p.Value.String() == p.DefValue {
+		if err := p.Value.Set("4"); err != nil {
+			panic(err)
+		}
 	}
 	code := m.Run()
 	if testing.Verbose() {

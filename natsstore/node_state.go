@@ -1,0 +1,76 @@
+package natsstore
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync/atomic"
+	"time"
+
+	"github.com/nats-io/nats-server/v2/server"
+)
+
+// nodeState is whether a node has caught up, as it was when it was last looked
+// at. The server tells only under locks that it also holds while it writes and
+// catches up, for seconds on a busy disk: nobody who asks must wait for them.
+type nodeState struct {
+	node   *Node
+	stream string
+	seen   atomic.Pointer[seenState] // nil: not yet
+}
+
+type seenState struct {
+	at  time.Time // when the look began
+	err error
+}
+
+const (
+	stateLook = 50 * time.Millisecond
+	stateLife = 2 * time.Second // that a look is believed
+)
+
+// newNodeState returns nil for a node that has nothing to catch up with.
+func newNodeState(n *Node, stream string) *nodeState {
+	if n.opts.alone() || n.opts.Role == Cacher {
+		return nil
+	}
+	return &nodeState{node: n, stream: stream}
+}
+
+// keep looks until ctx ends.
+func (st *nodeState) keep(ctx context.Context) {
+	tick := time.NewTicker(stateLook)
+	defer tick.Stop()
+	for {
+		at := time.Now()
+		st.seen.Store(&seenState{at, st.look()})
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		}
+	}
+}
+
+func (st *nodeState) look() error {
+	n := st.node
+	switch {
+	case !n.server.JetStreamIsCurrent():
+		return fmt.Errorf("node %s has not caught up with the cluster's own state", n.opts.Name)
+	case !n.server.JetStreamIsStreamCurrent(server.DEFAULT_GLOBAL_ACCOUNT, st.stream):
+		return fmt.Errorf("node %s has not caught up with the sessions", n.opts.Name)
+	}
+	return nil
+}
+
+// current is nil if the node has caught up, or the reason why it is not known to.
+func (st *nodeState) current() error {
+	seen := st.seen.Load()
+	switch {
+	case seen == nil:
+		return errors.New("it is not known yet whether the node has caught up")
+	case since(seen.at) > stateLife:
+		return errors.New("the node is too busy to tell whether it has caught up")
+	}
+	return seen.err
+}
