@@ -18,6 +18,7 @@ import (
 	_ "github.com/distsession/session/hdfsstore"
 	_ "github.com/distsession/session/ignitestore"
 	_ "github.com/distsession/session/memcachedstore"
+	_ "github.com/distsession/session/natsstore"
 	_ "github.com/distsession/session/sqlstore"
 )
 
@@ -30,6 +31,8 @@ func init() {
 		{URL: "file:///srv/sessions?create=true", About: "a folder, on this machine or shared by several"},
 		{URL: "hazelcast://h1:5701,h2:5701/sessions?cluster=dev", About: "Hazelcast, in the memory of its members"},
 		{URL: "hdfs://namenode:8020/sessions?user=app", About: "HDFS"},
+		{URL: "nats+embedded:?dir=sessions", About: "in this process, over restarts; three such nodes replicate: see natsstore"},
+		{URL: "nats://h1:4222,h2:4222", About: "a NATS cluster"},
 		{URL: "ignite://h1:10800,h2:10800/sessions", About: "Apache Ignite, a grid in memory"},
 	}...)
 }

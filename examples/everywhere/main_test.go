@@ -21,7 +21,7 @@ import (
 func TestExamples(t *testing.T) {
 	shown := map[string]bool{
 		"rediss": true, "rediss+cluster": true, "rediss+sentinel": true, // as the ones without TLS
-		"encrypted": true, "migrating": true, // around another
+		"cached": true, "encrypted": true, "migrating": true, // around another
 	}
 	for _, e := range shop.Examples {
 		u, err := url.Parse(e.URL)
@@ -31,7 +31,7 @@ func TestExamples(t *testing.T) {
 		}
 		shown[u.Scheme] = true
 	}
-	for alias, of := range map[string]string{"postgresql": "postgres", "mysql": "mariadb", "memcacheds": "memcached", "infinispan": "memcached", "infinispans": "memcached", "hazelcasts": "hazelcast", "ignites": "ignite"} {
+	for alias, of := range map[string]string{"postgresql": "postgres", "mysql": "mariadb", "memcacheds": "memcached", "infinispan": "memcached", "infinispans": "memcached", "hazelcasts": "hazelcast", "ignites": "ignite", "nats+tls": "nats"} {
 		shown[alias] = shown[of]
 	}
 	for _, scheme := range session.Schemes() {
@@ -47,6 +47,8 @@ func TestShop(t *testing.T) {
 	for _, store := range []string{
 		"sqlite://" + filepath.Join(dir, "sessions.db"),
 		"file://" + filepath.Join(dir, "sessions") + "?create=true",
+		"nats+embedded:?dir=" + url.QueryEscape(filepath.Join(dir, "nats")),
+		"cached:?store=" + url.QueryEscape("file://"+filepath.Join(dir, "sessions")),
 		"migrating:?to=" + url.QueryEscape("file://"+filepath.Join(dir, "more")+"?create=true") + "&from=" + url.QueryEscape("sqlite://"+filepath.Join(dir, "sessions.db")),
 	} {
 		t.Run(shop.Redact(store), func(t *testing.T) {
