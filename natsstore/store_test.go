@@ -62,6 +62,29 @@ func on(nodes []*natsstore.Node, c natsstore.Consistency) func(t *testing.T) sto
 	}
 }
 
+// settled begins each place with one save. nats-server 2.15.2 makes a map at the
+// first writes of a stream in which a version is expected, and a follower in the
+// same process reads it without the lock meanwhile: a data race of its own
+// (applyStreamMsgOp, batchStagedDiff.commit), which the race detector reports.
+func settled(fresh func(t *testing.T) storetest.Backend) func(t *testing.T) storetest.Backend {
+	return func(t *testing.T) storetest.Backend {
+		b := fresh(t)
+		s := b.Open()
+		rec, _ := create(t, s, "")
+		save(t, s, next(rec))
+		if err := s.Delete(t.Context(), rec.ID); err != nil {
+			t.Fatal(err)
+		}
+		return b
+	}
+}
+
+func next(rec *session.Record) *session.Record {
+	after := *rec
+	after.Version++
+	return &after
+}
+
 func open(t testing.TB, n *natsstore.Node, opts *natsstore.Options) *natsstore.Store {
 	t.Helper()
 	s, err := n.Open(opts)
@@ -109,7 +132,7 @@ func TestStore(t *testing.T) {
 	t.Run("three nodes", func(t *testing.T) {
 		many(t)
 		nodes := startNodes(t, 3)
-		t.Run("local", func(t *testing.T) { storetest.Run(t, on(nodes, natsstore.Local)) })
+		t.Run("local", func(t *testing.T) { storetest.Run(t, settled(on(nodes, natsstore.Local))) })
 		t.Run("a visit over HTTP", func(t *testing.T) { visit(t, nodes) })
 	})
 }
