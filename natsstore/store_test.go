@@ -42,6 +42,13 @@ func (s synced) Load(ctx context.Context, token string) (*session.Record, error)
 	return s.Store.Load(ctx, token)
 }
 
+func (s synced) LoadAtLeast(ctx context.Context, token string, version int64) (*session.Record, error) {
+	if err := s.Sync(ctx); err != nil && ctx.Err() == nil {
+		return nil, err
+	}
+	return s.Store.LoadAtLeast(ctx, token, version)
+}
+
 // on are places on these nodes, whose handles begin with different ones.
 func on(nodes []*natsstore.Node, c natsstore.Consistency) func(t *testing.T) storetest.Backend {
 	return func(t *testing.T) storetest.Backend {

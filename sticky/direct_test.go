@@ -226,6 +226,9 @@ func TestDirectResponses(t *testing.T) {
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			both(t, sticky.DirectOptions{MaxHeaderBytes: 1 << 20}, func(t *testing.T, rt http.RoundTripper) {
+				if _, std := rt.(*http.Transport); std && strings.HasPrefix(tt.name, "too much") {
+					t.Skip("http.Transport takes the rest for the next response if it comes at the wrong moment")
+				}
 				s := answering(t, tt.response)
 				if tt.response == "" {
 					s = newRawNode(t, func(_ int, _ net.Conn, r *bufio.Reader) { takeRequest(r) })
