@@ -31,7 +31,7 @@ func storeOptions(p *session.Params) (*Options, error) {
 }
 
 // openNode opens nats+embedded://name@host:port?voter=…&voter=….
-func openNode(_ context.Context, u *url.URL) (session.Store, error) {
+func openNode(ctx context.Context, u *url.URL) (session.Store, error) {
 	if u.Opaque != "" || strings.Trim(u.Path, "/") != "" {
 		return nil, configError("write nats+embedded://name@host:port?voter=host:port&voter=…, or nats+embedded:?dir=… for a node that is alone")
 	}
@@ -83,6 +83,13 @@ func openNode(_ context.Context, u *url.URL) (session.Store, error) {
 		return nil, errors.Join(err, n.Close())
 	}
 	s.ownsNode = true
+	if o.alone() {
+		// It waits for nobody: what asks it at once is to be answered. If it takes
+		// longer, Ready tells.
+		ctx, cancel := context.WithTimeout(ctx, firstCheck)
+		defer cancel()
+		_ = s.WaitReady(ctx)
+	}
 	return s, nil
 }
 
