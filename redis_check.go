@@ -36,14 +36,12 @@ func (s *RedisStore) check(ctx context.Context) ([]error, error) {
 	f := &findings{}
 	s.checkClient(f)
 	check := func(ctx context.Context, node *redis.Client) error { return s.checkServer(ctx, node, f) }
-	strange, asked := make(chan error, 1), make(chan error, 1)
-	go func() { strange <- s.stranger(ctx) }()
-	go func() { asked <- s.ask(ctx, check) }()
-	// Where a stranger answers, the rest may take for ever.
-	if err := <-strange; err != nil {
+	// First who it is: where a stranger answers, the rest may take for ever, and
+	// Ignite answers nobody for the second in which go-redis' HELLO keeps it busy.
+	if err := s.stranger(ctx); err != nil {
 		return nil, err
 	}
-	if err := <-asked; err != nil {
+	if err := s.ask(ctx, check); err != nil {
 		return nil, err
 	}
 	return f.sorted(), nil

@@ -34,9 +34,9 @@ func TestIgnite(t *testing.T) {
 	})
 	t.Run("what Open refuses", func(t *testing.T) { refusedCaches(t, addrs[0]) })
 	t.Run("its port for Redis", func(t *testing.T) {
-		// The first answer of a cold port may come after Open's second is over.
+		// The first answer of a cold member may come after Open's second is over.
 		var err error
-		for range 20 {
+		for range 5 {
 			var s session.Store
 			if s, err = session.Open(t.Context(), "redis://"+cluster.Members[0].RedisAddr); err != nil {
 				break
