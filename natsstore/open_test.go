@@ -172,7 +172,7 @@ func TestBucketMustFit(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, tt := range []struct {
+	for i, tt := range []struct {
 		name   string
 		change func(*jetstream.StreamConfig)
 		want   string
@@ -190,14 +190,15 @@ func TestBucketMustFit(t *testing.T) {
 		{"other subjects", func(c *jetstream.StreamConfig) { c.Subjects = []string{"other.>"} }, "does not take"},
 		{"no purge", func(c *jetstream.StreamConfig) { c.DenyPurge = true; c.AllowRollup = false }, "purge"},
 	} {
+		bucket := fmt.Sprint("fit", i) // the server may still be removing the files of the one before
 		config := jetstream.StreamConfig{
-			Name: "KV_fit", Subjects: []string{"$KV.fit.>"}, MaxMsgsPerSubject: 1, Discard: jetstream.DiscardNew, AllowMsgTTL: true,
+			Name: "KV_" + bucket, Subjects: []string{"$KV." + bucket + ".>"}, MaxMsgsPerSubject: 1, Discard: jetstream.DiscardNew, AllowMsgTTL: true,
 		}
 		tt.change(&config)
 		if _, err := js.CreateStream(t.Context(), config); err != nil {
 			t.Fatalf("%s: %v", tt.name, err)
 		}
-		s, err := natsstore.New(t.Context(), nc, &natsstore.Options{Bucket: "fit"})
+		s, err := natsstore.New(t.Context(), nc, &natsstore.Options{Bucket: bucket})
 		switch {
 		case tt.want == "" && err != nil:
 			t.Errorf("%s: %v", tt.name, err)
@@ -209,9 +210,6 @@ func TestBucketMustFit(t *testing.T) {
 		}
 		if err == nil {
 			s.Close()
-		}
-		if err := js.DeleteStream(t.Context(), "KV_fit"); err != nil {
-			t.Fatal(err)
 		}
 	}
 	_, err = js.CreateKeyValue(t.Context(), jetstream.KeyValueConfig{Bucket: "made"})

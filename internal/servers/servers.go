@@ -130,8 +130,19 @@ func (p *Process) Stop(t testing.TB, limit time.Duration) {
 }
 
 // Pause stops the process where it stands: connections stay open, and nothing
-// answers.
-func (p *Process) Pause() { _ = p.cmd.Process.Signal(syscall.SIGSTOP) }
+// answers. A thread that runs on another CPU may still answer after the signal
+// is sent, therefore Pause returns only when all have stopped, or the process
+// has ended.
+func (p *Process) Pause() {
+	_ = p.cmd.Process.Signal(syscall.SIGSTOP) // it may have ended
+	for !stopped(p.cmd.Process.Pid) {
+		select {
+		case <-p.done:
+			return
+		case <-time.After(time.Millisecond):
+		}
+	}
+}
 
 // Resume lets a paused process go on.
 func (p *Process) Resume() { _ = p.cmd.Process.Signal(syscall.SIGCONT) }
