@@ -138,7 +138,7 @@ func (s *Store) endSome(ctx context.Context, user, keep string) (met, live int, 
 	err = s.do(ctx, "delete user", func(ctx context.Context) error {
 		now := s.now().UnixMilli()
 		if s.atomic {
-			return s.queries.deleteUser.row(ctx, []byte(user), []byte(keep), now).Scan(&met, &live)
+			return s.queries.deleteUser.row(ctx, []byte(user), []byte(keep), []byte(user), []byte(keep), now).Scan(&met, &live)
 		}
 		alive, over, err := s.split(ctx, &s.queries.userIDs, now, []byte(user), []byte(keep), idPage)
 		if err != nil {

@@ -92,12 +92,14 @@ const (
 SELECT (SELECT count(*) FROM done), s.version, s.expires, s.trail FROM (SELECT 1) AS one LEFT JOIN {t} AS s ON s.id = ?`
 
 	// Rows are locked in the order of their IDs, so that two of them never wait
-	// for each other.
+	// for each other. The outer query counts what was there when the statement
+	// began: a row that a Renew replaced while this waited for its lock is none
+	// that was ended, but tells that there is a new one to look for.
 	pgDeleteUser = `WITH ended AS (
   DELETE FROM {t} WHERE NOT replaced AND id IN
     (SELECT id FROM {t} WHERE user_name = ? AND id <> ? AND NOT replaced ORDER BY id FOR UPDATE)
   RETURNING expires)
-SELECT count(*), count(*) FILTER (WHERE expires > ?) FROM ended`
+SELECT (SELECT count(*) FROM {t} WHERE user_name = ? AND id <> ? AND NOT replaced), count(*) FILTER (WHERE expires > ?) FROM ended`
 
 	// A row that somebody holds is left for the next time: nobody waits.
 	pgClean = `WITH candidate AS MATERIALIZED (

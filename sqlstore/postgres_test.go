@@ -27,6 +27,7 @@ func testPostgreSQL(t *testing.T, server *servers.PostgresServer, e *env) {
 	})
 	t.Run("saves and touches are HOT", func(t *testing.T) { testHOT(t, e) })
 	t.Run("no error shows a value", func(t *testing.T) { testDetail(t, e) })
+	t.Run("DeleteUser waits for a Renew", func(t *testing.T) { testDeleteUserWaits(t, e) })
 	for _, level := range []string{"repeatable read", "serializable"} {
 		t.Run(level, func(t *testing.T) {
 			p := e.place(t)
@@ -136,6 +137,20 @@ func testHOT(t *testing.T, e *env) {
 	const n = 200
 	p := e.place(t)
 	s := p.open(t)
+	db := p.db(t)
+	// Whoever looks at a table, as an ANALYZE does, keeps the old rows of all.
+	p.exec(t, db, "ALTER SYSTEM SET autovacuum = off")
+	p.exec(t, db, "SELECT pg_reload_conf()")
+	servers.Wait(t, "the end of autovacuum", 20*time.Second, func(ctx context.Context) error {
+		var workers int
+		err := db.QueryRowContext(ctx, "SELECT count(*) FROM pg_stat_activity WHERE backend_type LIKE 'autovacuum%'").Scan(&workers)
+		if err == nil && workers > 0 {
+			err = fmt.Errorf("%d of its processes", workers)
+		}
+		return err
+	})
+	defer p.exec(t, db, "SELECT pg_reload_conf()")
+	defer p.exec(t, db, "ALTER SYSTEM RESET autovacuum")
 	var tokens []string
 	for range n {
 		_, token := p.create(t, s, "ann")
@@ -155,7 +170,6 @@ func testHOT(t *testing.T, e *env) {
 		save(t, s, rec)
 	}
 	s.Close() // its connections report what they did when they end
-	db := p.db(t)
 	var updates, hot int
 	servers.Wait(t, "the statistics", 20*time.Second, func(ctx context.Context) error {
 		err := db.QueryRowContext(ctx, "SELECT n_tup_upd, n_tup_hot_upd FROM pg_stat_user_tables WHERE relname = $1", p.table).Scan(&updates, &hot)
@@ -167,6 +181,47 @@ func testHOT(t *testing.T, e *env) {
 	t.Logf("%d of %d updates were HOT", hot, updates)
 	if hot < updates*9/10 {
 		t.Errorf("%d of %d updates were HOT; want nearly all", hot, updates)
+	}
+}
+
+// A DeleteUser that began before a Renew, and had to wait for it, ends what the
+// Renew made.
+func testDeleteUserWaits(t *testing.T, e *env) {
+	p := e.place(t)
+	s := p.open(t, "application_name="+p.table)
+	old, _ := p.create(t, s, "ann")
+	db := p.db(t)
+	tx, err := db.BeginTx(t.Context(), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer tx.Rollback()
+	if _, err := tx.ExecContext(t.Context(), "UPDATE "+p.table+" SET replaced = true, user_name = '' WHERE id = $1", []byte(old.ID)); err != nil {
+		t.Fatal(err)
+	}
+	done := make(chan error, 1)
+	go func() {
+		_, err := s.DeleteUser(t.Context(), "ann", "")
+		done <- err
+	}()
+	servers.Wait(t, "DeleteUser's turn", 20*time.Second, func(ctx context.Context) error {
+		var waiting int
+		err := db.QueryRowContext(ctx, "SELECT count(*) FROM pg_stat_activity WHERE application_name = $1 AND wait_event_type = 'Lock'", p.table).Scan(&waiting)
+		if err == nil && waiting == 0 {
+			err = errors.New("it does not wait for the row")
+		}
+		return err
+	})
+	renewed, _ := p.record("ann")
+	save(t, s, renewed)
+	if err := tx.Commit(); err != nil {
+		t.Fatal(err)
+	}
+	if err := <-done; err != nil {
+		t.Error(err)
+	}
+	for info, err := range s.List(t.Context(), "ann") {
+		t.Errorf("a session survived: %+v, %v", info, err)
 	}
 }
 
