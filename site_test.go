@@ -200,6 +200,7 @@ func application() http.Handler {
 			}
 			act(s, r)
 			v, _ := keyValue.Get(s)
+			w.Header().Set("Content-Type", "application/json") // a guess would depend on the ID
 			json.NewEncoder(w).Encode(answer{ID: s.ID(), User: s.User(), Value: v, New: s.IsNew(), Replaced: s.Replaced()})
 		})
 	}
