@@ -24,8 +24,8 @@ func Keep(d time.Duration) DrainMode { return DrainMode(d) }
 // there, upgraded connections included; those, and event streams, are closed
 // over CloseOver as soon as the users move. It returns ctx's error, wrapped with
 // what is left, if that takes longer; the node goes on draining. Once Drain has
-// returned nil, the node gets no request until Resume, not even if it is the
-// last one.
+// returned nil, the node gets no request until Resume, or a Drain with Keep, not
+// even if it is the last one.
 func (p *Proxy) Drain(ctx context.Context, id string, mode DrainMode) error {
 	p.mu.Lock()
 	n := p.nodes[id]
@@ -58,6 +58,7 @@ func (p *Proxy) drainNode(n *node, mode DrainMode) {
 		return
 	}
 	n.drain, n.until = drainKeep, time.Now().Add(time.Duration(mode))
+	n.moved.Store(false) // after a Move
 	n.timer = time.AfterFunc(time.Duration(mode), func() { p.endKeep(n) })
 	p.rebuild()
 	p.o.Logger.Info("sticky: the node takes no new users", "node", n.id, "for", time.Duration(mode))
