@@ -137,6 +137,34 @@ func TestDrainKeepAfterMove(t *testing.T) {
 	}
 }
 
+// Nobody counts Keep's time after Shutdown, so nobody waits for its end.
+func TestShutdownEndsTheWaitForKeep(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := newProxy(t, named("a", "b"), sticky.Options{Health: unchecked, Transport: sayNode})
+		drained := make(chan error, 1)
+		go func() { drained <- p.Drain(context.Background(), "a", sticky.Keep(time.Hour)) }()
+		synctest.Wait()
+		if err := p.Shutdown(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		synctest.Wait()
+		for _, when := range []string{"waited before", "came after"} {
+			select {
+			case err := <-drained:
+				if err == nil || !strings.Contains(err.Error(), "shutting down") {
+					t.Errorf("a Drain that %s: %v; want that the proxy is shutting down", when, err)
+				}
+			default:
+				t.Fatalf("a Drain that %s still waits", when)
+			}
+			drained <- p.Drain(context.Background(), "b", sticky.Keep(time.Hour))
+		}
+		if err := p.Drain(context.Background(), "a", sticky.Move); err != nil {
+			t.Errorf("Move after Shutdown: %v", err)
+		}
+	})
+}
+
 func TestDrainIsResumed(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		c := newCluster(t, "a", "b")

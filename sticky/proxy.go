@@ -119,6 +119,7 @@ func (p *Proxy) Shutdown(ctx context.Context) error {
 	p.end()
 	for _, n := range p.order {
 		p.stopTimer(n)
+		n.quiet.tell() // a Drain that waits for the timer
 	}
 	p.mu.Unlock()
 
