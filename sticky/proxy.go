@@ -86,6 +86,7 @@ func (p *Proxy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 	upgrade := isUpgrade(r.Header)
 	if upgrade && !printable(r.Header.Get("Upgrade")) {
+		w.Header().Set("Connection", "close") // what follows is no request, if it took that for an upgrade
 		http.Error(w, "Upgrade names no protocol", http.StatusBadRequest)
 		return
 	}
