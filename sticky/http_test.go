@@ -356,6 +356,8 @@ func TestSmuggling(t *testing.T) {
 		{"a chunk longer than its size", "POST / HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n1\r\nabc\r\n0\r\n\r\n" + smuggled, "400", nil},
 		{"an upgrade to nothing", "GET / HTTP/1.1\r\nHost: h\r\nConnection: upgrade\r\nUpgrade: \xff\r\n\r\n" + smuggled, "400", nil},
 		{"CONNECT", "CONNECT h:1 HTTP/1.1\r\nHost: h:1\r\n\r\n" + smuggled, "405", nil},
+		{"a target without a slash", "GET http:foo HTTP/1.1\r\nHost: h\r\n\r\n" + smuggled, "400", nil},
+		{"a target that continues the host", "GET http:@evil/ HTTP/1.1\r\nHost: h\r\n\r\n" + smuggled, "400", nil},
 		{"a head that is too large", "GET / HTTP/1.1\r\nHost: h\r\nX: " + strings.Repeat("x", 32<<10) + "\r\n\r\n", "431", nil},
 		{"many fields", "GET / HTTP/1.1\r\nHost: h\r\n" + strings.Repeat("X: y\r\n", 10_000) + "\r\n", "431", nil},
 		// RFC 9112 lets a server obey the coding alone (6.3) and unfold lines

@@ -84,6 +84,11 @@ func (p *Proxy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		http.Error(w, "CONNECT is for forward proxies", http.StatusMethodNotAllowed)
 		return
 	}
+	if r.URL.Opaque != "" {
+		w.Header().Set("Connection", "close")
+		http.Error(w, "the request's target is no path", http.StatusBadRequest)
+		return
+	}
 	upgrade := isUpgrade(r.Header)
 	if upgrade && !printable(r.Header.Get("Upgrade")) {
 		w.Header().Set("Connection", "close") // what follows is no request, if it took that for an upgrade
