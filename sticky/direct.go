@@ -29,7 +29,8 @@ type DirectOptions struct {
 	TLS *tls.Config
 
 	// HeaderTimeout is how long a node may take from the end of the request to
-	// the end of its answer's header. If 0, it is 30 seconds; negative: for ever.
+	// the end of its answer's header, and before that, to take some more of the
+	// request. If 0, it is 30 seconds; negative: for ever.
 	HeaderTimeout time.Duration
 
 	// ContinueTimeout is how long a request with Expect: 100-continue waits for
