@@ -3,11 +3,13 @@ package sticky
 import (
 	"context"
 	"errors"
+	"io"
 	"net/http"
 	"net/http/httputil"
 	"net/netip"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 )
 
@@ -239,7 +241,13 @@ func (x *exchange) readCookie() {
 
 // modify finishes the answer of the node that gave one.
 func (x *exchange) modify(res *http.Response) error {
-	if x.cancel != nil && (res.StatusCode == http.StatusSwitchingProtocols || isEvents(res.Header)) {
+	events := isEvents(res.Header)
+	if events && x.cancel == nil { // nobody said so before
+		body := &onceBody{ReadCloser: res.Body}
+		res.Body = body
+		x.cancel = func() { body.Close() }
+	}
+	if x.cancel != nil && (events || res.StatusCode == http.StatusSwitchingProtocols) {
 		up, ok := x.p.addUpgrade(x.node, x.cancel)
 		if !ok {
 			return errClosing
@@ -252,6 +260,17 @@ func (x *exchange) modify(res *http.Response) error {
 		res.Header.Set("Connection", "close")
 	}
 	return nil
+}
+
+// onceBody is closed once, whoever does it.
+type onceBody struct {
+	io.ReadCloser
+	once sync.Once
+}
+
+func (b *onceBody) Close() (err error) {
+	b.once.Do(func() { err = b.ReadCloser.Close() })
+	return err
 }
 
 // closes tells whether the connection must be closed after the answer. A

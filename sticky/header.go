@@ -1,7 +1,6 @@
 package sticky
 
 import (
-	"mime"
 	"net/http"
 	"net/http/httputil"
 	"net/netip"
@@ -206,6 +205,6 @@ func acceptsEvents(h http.Header) bool {
 }
 
 func isEvents(h http.Header) bool {
-	t, _, _ := mime.ParseMediaType(h.Get("Content-Type"))
-	return t == "text/event-stream"
+	t, _, _ := strings.Cut(h.Get("Content-Type"), ";")
+	return strings.EqualFold(textproto.TrimString(t), "text/event-stream")
 }

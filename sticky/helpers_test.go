@@ -55,8 +55,8 @@ var ways = []struct {
 	}},
 }
 
-// eachWay runs a test over each. To be called with the options when these are
-// complete, set chooses the way.
+// eachWay runs a test over each; the test calls set when its options are
+// complete.
 func eachWay(t *testing.T, f func(t *testing.T, set func(testing.TB, *sticky.Options))) {
 	t.Helper()
 	for _, way := range ways {

@@ -269,6 +269,54 @@ func TestServerSentEvents(t *testing.T) {
 	})
 }
 
+// An event stream that would go on for ever ends when its node is drained, and
+// at Shutdown, whether or not the client had said that it wants one.
+func TestStreamsAreClosed(t *testing.T) {
+	for _, accept := range []string{"text/event-stream", "*/*"} {
+		for what, end := range map[string]func(context.Context, *sticky.Proxy) error{
+			"drain":    func(ctx context.Context, p *sticky.Proxy) error { return p.Drain(ctx, "a", sticky.Move) },
+			"shutdown": func(ctx context.Context, p *sticky.Proxy) error { return p.Shutdown(ctx) },
+		} {
+			eachWay(t, func(t *testing.T, way func(testing.TB, *sticky.Options)) {
+				gone := make(chan struct{})
+				node := real(t, "a", http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+					w.Header().Set("Content-Type", "Text/Event-Stream; charset=utf-8")
+					io.WriteString(w, "data: x\n\n")
+					http.NewResponseController(w).Flush()
+					<-r.Context().Done()
+					close(gone)
+				}))
+				o := sticky.Options{Health: unchecked, CloseOver: 20 * time.Millisecond}
+				way(t, &o)
+				p := newProxy(t, []sticky.Node{node}, o)
+				r := newRequest(t, "GET", front(t, p).URL, nil)
+				r.Header.Set("Accept", accept)
+				res, err := http.DefaultClient.Do(r)
+				if err != nil {
+					t.Fatal(err)
+				}
+				defer res.Body.Close()
+				out := bufio.NewReader(res.Body)
+				if line, err := out.ReadString('\n'); line != "data: x\n" {
+					t.Fatalf("%q, %v", line, err)
+				}
+				ctx, cancel := context.WithTimeout(t.Context(), patience)
+				defer cancel()
+				if err := end(ctx, p); err != nil {
+					t.Errorf("%s, Accept: %s: %v", what, accept, err)
+				}
+				if rest, err := io.ReadAll(out); err == nil || string(rest) != "\n" {
+					t.Errorf("%s, Accept: %s: %q, %v; want that the stream breaks off", what, accept, rest, err)
+				}
+				awaitSignal(t, "the end of the stream on the node", gone)
+				if s := p.Status(); s.InFlight != 0 || s.Nodes[0].Upgraded != 0 {
+					t.Errorf("%s, Accept: %s: %+v", what, accept, s)
+				}
+			})
+		}
+	}
+}
+
 // Half an answer is not taken for a whole one.
 func TestNodeDiesInTheMiddle(t *testing.T) {
 	for _, tt := range []struct {

@@ -118,7 +118,7 @@ type Options struct {
 	// [http.Transport] a node. DialTimeout, HeaderTimeout, IdleTimeout and Dial
 	// are then its own affair. See ErrNotSent; it must call the hooks GotConn and
 	// GotFirstResponseByte of [net/http/httptrace], or wait for an answer before
-	// it returns an error.
+	// it returns an error; and to close a response's body must end a Read of it.
 	Transport http.RoundTripper
 
 	// Observer is called when a request has ended, for logs and traces.
