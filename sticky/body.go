@@ -99,11 +99,17 @@ func (b *replayBody) attempt() io.ReadCloser {
 	return b.now
 }
 
-// rewind tells whether the body can be given from its beginning.
+// rewind tells whether the body can be given from its beginning. If so, no
+// earlier attempt reads on: one whose goroutine is late would otherwise take
+// what is then missing.
 func (b *replayBody) rewind() bool {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	return !b.lost && !b.busy && (b.end == nil || b.end == io.EOF)
+	if b.lost || b.busy || b.end != nil && b.end != io.EOF {
+		return false
+	}
+	b.now = nil
+	return true
 }
 
 // Read holds no lock while it waits for the client, who may take for ever.
@@ -112,7 +118,7 @@ func (a *attemptBody) Read(p []byte) (int, error) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	switch {
-	case b.now != a || b.busy:
+	case b.now != a || b.busy || b.lost && a.off == 0:
 		return 0, errDetached
 	case a.off < len(b.kept):
 		n := copy(p, b.kept[a.off:])

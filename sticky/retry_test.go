@@ -245,6 +245,33 @@ func TestDeadConnectionTookNothing(t *testing.T) {
 	})
 }
 
+// The goroutine of an attempt that has failed may come late, between the
+// decision to try again and the next attempt. It gets nothing, so that the next
+// node gets the whole body.
+func TestLateReadOfAFailedAttempt(t *testing.T) {
+	b := sticky.NewReplayBody(io.NopCloser(strings.NewReader("0123456789")), 4)
+	first := b.Attempt()
+	buf := make([]byte, 3)
+	if n, err := first.Read(buf); n != 3 || err != nil {
+		t.Fatal(n, err)
+	}
+	if !b.Rewind() {
+		t.Fatal("three bytes of four that are kept cannot be given again")
+	}
+	if n, err := first.Read(buf); n != 0 || err == nil {
+		t.Errorf("the failed attempt gets %q, %v", buf[:n], err)
+	}
+	if got, err := io.ReadAll(b.Attempt()); string(got) != "0123456789" || err != nil {
+		t.Errorf("the next attempt gets %q, %v", got, err)
+	}
+	if b.Rewind() {
+		t.Error("ten bytes can be given again, of which four are kept")
+	}
+	if got, err := io.ReadAll(b.Attempt()); len(got) > 0 || err == nil {
+		t.Errorf("an attempt whose beginning is lost gets %q, %v", got, err)
+	}
+}
+
 // A body that the client cannot finish is no node's fault, and is not sent on.
 func TestClientBreaksItsBody(t *testing.T) {
 	eachWay(t, func(t *testing.T, way func(testing.TB, *sticky.Options)) {
