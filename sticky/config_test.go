@@ -321,6 +321,47 @@ func TestRebalance(t *testing.T) {
 	})
 }
 
+// A rate that is taken out of the file ends; the options' holds again, and one
+// that was set by hand stays.
+func TestApplyRebalance(t *testing.T) {
+	const nodes = `"nodes":[{"id":"a","url":"http://a"},{"id":"b","url":"http://b"}]`
+	for _, tt := range []struct {
+		why    string
+		option float64
+		do     func(t *testing.T, p *sticky.Proxy)
+		moves  bool
+	}{
+		{"never", 0, func(t *testing.T, p *sticky.Proxy) {}, false},
+		{"in the file", 0, func(t *testing.T, p *sticky.Proxy) { apply(t, p, `{`+nodes+`,"rebalance":5}`) }, true},
+		{"taken out", 0, func(t *testing.T, p *sticky.Proxy) {
+			apply(t, p, `{`+nodes+`,"rebalance":5}`)
+			apply(t, p, `{`+nodes+`}`)
+		}, false},
+		{"taken out, and the options have one", 5, func(t *testing.T, p *sticky.Proxy) {
+			apply(t, p, `{`+nodes+`,"rebalance":0}`)
+			apply(t, p, `{`+nodes+`}`)
+		}, true},
+		{"by hand, and not in the file", 0, func(t *testing.T, p *sticky.Proxy) {
+			p.Rebalance(5)
+			apply(t, p, `{`+nodes+`}`)
+		}, true},
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			p := cookieProxy(t, sticky.Options{Rebalance: tt.option}, "a", "b")
+			tt.do(t, p)
+			for range 10 {
+				for i := range 100 {
+					serve(p, request("GET", v4(i), withCookie("affinity="+sticky.CookieValue(key(1), "a"))))
+				}
+				wait(time.Second)
+			}
+			if n := stateOf(t, p, "a").MovedAway; (n > 0) != tt.moves {
+				t.Errorf("%s: %d moved; want some: %v", tt.why, n, tt.moves)
+			}
+		})
+	}
+}
+
 func TestMetrics(t *testing.T) {
 	p := newProxy(t, append(named("a"), sticky.Node{ID: "quo\"te\\new\nline", URL: &url.URL{Scheme: "http", Host: "b"}}), sticky.Options{Health: unchecked, Transport: sayNode})
 	for range 10 {

@@ -33,10 +33,11 @@ type Proxy struct {
 	end  context.CancelFunc
 	work sync.WaitGroup
 
-	mu     sync.Mutex
-	nodes  map[string]*node
-	order  []*node
-	closed bool
+	mu        sync.Mutex
+	nodes     map[string]*node
+	order     []*node
+	closed    bool
+	filedRate bool // the last Config had a rate for Rebalance
 }
 
 // New returns a proxy over these nodes; there may be none yet. They count as up
