@@ -256,7 +256,7 @@ func (s *cached) LoadAtLeast(ctx context.Context, token string, version int64) (
 	id := ID(token)
 	sh := s.shard(id)
 	for joined := false; ; joined = true {
-		rec, l, mine := sh.look(id, version)
+		rec, l, mine := sh.look(id, version, joined)
 		switch {
 		case rec != nil:
 			return rec, nil
@@ -268,8 +268,8 @@ func (s *cached) LoadAtLeast(ctx context.Context, token string, version int64) (
 		case <-ctx.Done():
 			return sh.instead(id, version, fmt.Errorf("session: cached: load: waiting for another request's load: %w", ctx.Err()))
 		}
-		// What l began before this request came may be older than version. The
-		// next that is joined is not.
+		// What l began before this request came, or asked the backup for less, may
+		// be older than version. The next that is joined is not.
 		switch {
 		case l.err == nil && (joined || covers(l.rec.Version, version)):
 			rec := *l.rec
