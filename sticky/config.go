@@ -51,10 +51,10 @@ func ParseConfig(text []byte) (*Config, error) {
 	d.DisallowUnknownFields()
 	var c Config
 	if err := d.Decode(&c); err != nil {
-		return nil, configErr("%v", err)
+		return nil, configErr("%v; the file is one object in JSON, of nodes, rebalance and settings", err)
 	}
 	if _, err := d.Token(); err != io.EOF {
-		return nil, configErr("something follows the closing }")
+		return nil, configErr("something follows the closing }; delete it, the file is one object")
 	}
 	nodes, err := c.nodes()
 	if err != nil {

@@ -10,6 +10,7 @@ import (
 	"net/http"
 	"net/netip"
 	"net/url"
+	"strings"
 	"time"
 )
 
@@ -306,10 +307,10 @@ func (o *Options) check() error {
 	case h.Fall < 0, h.Rise < 0, h.Fails < 0, o.Retry.Attempts < 0:
 		return configErr("Health.Fall, Rise and Fails and Retry.Attempts are not negative; leave them 0 for the default")
 	case h.Path != "" && h.Path[0] != '/':
-		return configErr("Health.Path %q does not begin with /", h.Path)
+		return configErr("Health.Path %q does not begin with /; write /healthz", h.Path)
 	}
-	if u, err := url.ParseRequestURI(o.Health.Path); o.Health.Path != "" && (err != nil || u.Fragment != "") {
-		return configErr("Health.Path %q is no path", o.Health.Path)
+	if _, err := url.ParseRequestURI(o.Health.Path); o.Health.Path != "" && (err != nil || strings.Contains(o.Health.Path, "#")) {
+		return configErr("Health.Path %q is no path; write /healthz, escaped and without a fragment", o.Health.Path)
 	}
 	for _, p := range o.Trusted {
 		if !p.IsValid() {
