@@ -38,9 +38,10 @@ func (x *exchange) prepareBody(out *http.Request) (replayable bool) {
 	return idempotent
 }
 
-// unsent is how much of any body is kept: net/http reads up to a buffer of 4 KiB
-// before it writes, and a dead connection has then taken nothing.
-const unsent = 4 << 10
+// unsent is how much of any body is kept: net/http reads up to a buffer of 4 KiB,
+// of a chunked body 32 KiB, before it writes, and a dead connection has then taken
+// nothing.
+const unsent = 32 << 10
 
 // replayedByHTTP tells whether net/http's transport would send a request without
 // a body once more when a kept connection dies.

@@ -197,10 +197,13 @@ func TestDeadConnectionTookNothing(t *testing.T) {
 		for _, tt := range []struct {
 			why       string
 			evenFresh bool // connections are so
+			chunked   bool
 			want      string
 		}{
-			{"a kept connection", false, "a"},
-			{"every connection to it", true, "b"},
+			{"a kept connection", false, false, "a"},
+			{"every connection to it", true, false, "b"},
+			{"a kept connection, a body of unknown length", false, true, "a"},
+			{"every connection to it, a body of unknown length", true, true, "b"},
 		} {
 			synctest.Test(t, func(t *testing.T) {
 				c := newCluster(t, "a", "b")
@@ -228,6 +231,9 @@ func TestDeadConnectionTookNothing(t *testing.T) {
 				r := request("POST", v4(1), pinned)
 				long := strings.Repeat("x", 100_000)
 				r.Body, r.ContentLength = io.NopCloser(strings.NewReader(long)), int64(len(long))
+				if tt.chunked {
+					r.ContentLength = -1
+				}
 				for _, id := range []string{"a", "b"} {
 					c.at(id).handle(func(w http.ResponseWriter, r *http.Request) {
 						if b, err := io.ReadAll(r.Body); string(b) != long || err != nil {
