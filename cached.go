@@ -83,7 +83,8 @@ const (
 // which parallel requests share. A load that a save, a touch or the session's
 // end on this node has overtaken leaves no copy. That a token opens nothing is
 // never remembered. What this node itself did, it sees at once; what others did,
-// a sign-out too, within MaxStale.
+// a sign-out too, within MaxStale. Over a backup that answers from copies itself,
+// such as natsstore with Local, its own MaxStale is added to this one.
 //
 // A user always reads their own writes, on any node, behind any balancer: the
 // Manager keeps the version that the browser last saw in a companion of the

@@ -232,7 +232,8 @@ type Retry struct {
 
 	// Budget is how many requests may be sent again after they were sent, as a
 	// part of all; 0 is 0.1, negative is none. Up to 500 may be saved up, for the
-	// moment when a node dies. What never left is not counted.
+	// moment when a node dies. Not counted is what never left, and what a transport
+	// replays by itself to the same node.
 	Budget float64
 
 	// MaxBody is how many bytes of a body with an Idempotency-Key are kept, so
