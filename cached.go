@@ -83,7 +83,8 @@ const (
 // which parallel requests share. A load that a save, a touch or the session's
 // end on this node has overtaken leaves no copy. That a token opens nothing is
 // never remembered. What this node itself did, it sees at once; what others did,
-// a sign-out too, within MaxStale.
+// a sign-out too, within MaxStale. Over a backup that answers from copies itself,
+// such as natsstore with Local, its own MaxStale is added to this one.
 //
 // A user always reads their own writes, on any node, behind any balancer: the
 // Manager keeps the version that the browser last saw in a companion of the
@@ -256,7 +257,7 @@ func (s *cached) LoadAtLeast(ctx context.Context, token string, version int64) (
 	id := ID(token)
 	sh := s.shard(id)
 	for joined := false; ; joined = true {
-		rec, l, mine := sh.look(id, version)
+		rec, l, mine := sh.look(id, version, joined)
 		switch {
 		case rec != nil:
 			return rec, nil
@@ -268,8 +269,8 @@ func (s *cached) LoadAtLeast(ctx context.Context, token string, version int64) (
 		case <-ctx.Done():
 			return sh.instead(id, version, fmt.Errorf("session: cached: load: waiting for another request's load: %w", ctx.Err()))
 		}
-		// What l began before this request came may be older than version. The
-		// next that is joined is not.
+		// What l began before this request came, or asked the backup for less, may
+		// be older than version. The next that is joined is not.
 		switch {
 		case l.err == nil && (joined || covers(l.rec.Version, version)):
 			rec := *l.rec

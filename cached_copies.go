@@ -65,9 +65,10 @@ type operation struct {
 // sharedLoad is a load for all who come while it runs.
 type sharedLoad struct {
 	operation
-	done chan struct{}
-	rec  *Record // never changed
-	err  error
+	version int64 // that the backup is asked for
+	done    chan struct{}
+	rec     *Record // never changed
+	err     error
 }
 
 var errSharedPanic = errors.New("session: cached: another request's call of the backup, which this one shared, ended in a panic")
@@ -150,8 +151,10 @@ func (s *shard) operation(id string, at instant) operation {
 func (s *shard) overtaken(op operation) bool { return *s.epoch(op.id) != op.epoch }
 
 // look returns the record if there is a copy that may be read. Otherwise it
-// returns the load to wait for, or to do if it is the caller's.
-func (s *shard) look(id string, version int64) (rec *Record, l *sharedLoad, mine bool) {
+// returns the load to wait for, or to do if it is the caller's. Who has waited
+// in vain waits for no load whose version may let the backup answer from a copy
+// of its own that is too old.
+func (s *shard) look(id string, version int64, again bool) (rec *Record, l *sharedLoad, mine bool) {
 	now := s.instant()
 	s.mu.RLock()
 	rec = s.read(id, version, now)
@@ -164,10 +167,11 @@ func (s *shard) look(id string, version int64) (rec *Record, l *sharedLoad, mine
 	if rec := s.read(id, version, now); rec != nil { // another's load has just ended
 		return rec, nil, false
 	}
-	if l := s.loads[id]; l != nil && !s.overtaken(l.operation) && l.deletes == s.deletes.Load() && now.since(l.at) < s.maxStale {
+	if l := s.loads[id]; l != nil && !s.overtaken(l.operation) && l.deletes == s.deletes.Load() && now.since(l.at) < s.maxStale &&
+		(!again || covers(l.version, version)) {
 		return nil, l, false
 	}
-	l = &sharedLoad{operation: s.operation(id, now), done: make(chan struct{})}
+	l = &sharedLoad{operation: s.operation(id, now), version: version, done: make(chan struct{})}
 	s.loads[id] = l
 	return nil, l, true
 }

@@ -146,6 +146,80 @@ func TestCachedAnswersInTheWrongOrder(t *testing.T) {
 	})
 }
 
+// replica is a backup that answers from copies itself: what it has of the
+// session is from before the last save, unless it is asked for that.
+type replica struct {
+	session.Store
+	stale func() (*session.Record, error)
+	loads chan chan struct{} // each is answered when what it sent is closed
+}
+
+func (r *replica) Load(ctx context.Context, token string) (*session.Record, error) {
+	answer := make(chan struct{})
+	r.loads <- answer
+	<-answer
+	return r.stale()
+}
+
+func (r *replica) LoadAtLeast(ctx context.Context, token string, version int64) (*session.Record, error) {
+	return r.Store.Load(ctx, token)
+}
+
+// A request waits for the load of another one that knows of an older version,
+// and then for the next such load: over a backup that answers from copies the
+// second says no more than the first.
+func TestCachedSharesNoLoadThatAskedForLess(t *testing.T) {
+	for _, gone := range []bool{true, false} {
+		synctest.Test(t, func(t *testing.T) {
+			memory := session.NewMemoryStore(nil)
+			rec, token := create(t, memory)
+			old := load(t, memory, token)
+			rec.Data = []byte(`{"n":2}`)
+			if _, err := memory.Save(t.Context(), rec); err != nil {
+				t.Fatal(err)
+			}
+			backup := &replica{Store: memory, loads: make(chan chan struct{}), stale: func() (*session.Record, error) {
+				if gone {
+					return nil, session.ErrNotFound
+				}
+				copied := *old
+				return &copied, nil
+			}}
+			var store session.Store
+			begin := func() chan struct{} { // another request, which has seen no version
+				go store.Load(t.Context(), token)
+				return <-backup.loads
+			}
+			looks := 0
+			var second chan struct{}
+			store = session.Cached(backup, &session.CachedOptions{MaxStale: time.Second, Now: func() time.Time {
+				if looks++; looks == 3 { // the request looks again after the first load
+					second = begin()
+				}
+				return time.Now()
+			}})
+			first := begin()
+			shown := make(chan *session.Record, 1)
+			go func() {
+				atLeaster, _ := session.As[session.AtLeaster](store)
+				rec, err := atLeaster.LoadAtLeast(t.Context(), token, 2)
+				if err != nil {
+					t.Errorf("gone %v: %v", gone, err)
+				}
+				shown <- rec
+			}()
+			synctest.Wait()
+			time.Sleep(2 * time.Second) // past MaxStale
+			close(first)
+			synctest.Wait()
+			close(second)
+			if rec := <-shown; rec == nil || rec.Version != 2 {
+				t.Errorf("gone %v: a user's own version 2 is not shown, but %+v", gone, rec)
+			}
+		})
+	}
+}
+
 // Parallel requests share one load, and nobody's trouble is another's.
 func TestCachedSharedLoads(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

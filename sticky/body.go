@@ -38,9 +38,10 @@ func (x *exchange) prepareBody(out *http.Request) (replayable bool) {
 	return idempotent
 }
 
-// unsent is how much of any body is kept: net/http reads up to a buffer of 4 KiB
-// before it writes, and a dead connection has then taken nothing.
-const unsent = 4 << 10
+// unsent is how much of any body is kept: net/http reads up to a buffer of 4 KiB,
+// of a chunked body 32 KiB, before it writes, and a dead connection has then taken
+// nothing.
+const unsent = 32 << 10
 
 // replayedByHTTP tells whether net/http's transport would send a request without
 // a body once more when a kept connection dies.
@@ -99,11 +100,17 @@ func (b *replayBody) attempt() io.ReadCloser {
 	return b.now
 }
 
-// rewind tells whether the body can be given from its beginning.
+// rewind tells whether the body can be given from its beginning. If so, no
+// earlier attempt reads on: one whose goroutine is late would otherwise take
+// what is then missing.
 func (b *replayBody) rewind() bool {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	return !b.lost && !b.busy && (b.end == nil || b.end == io.EOF)
+	if b.lost || b.busy || b.end != nil && b.end != io.EOF {
+		return false
+	}
+	b.now = nil
+	return true
 }
 
 // Read holds no lock while it waits for the client, who may take for ever.
@@ -112,7 +119,7 @@ func (a *attemptBody) Read(p []byte) (int, error) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	switch {
-	case b.now != a || b.busy:
+	case b.now != a || b.busy || b.lost && a.off == 0:
 		return 0, errDetached
 	case a.off < len(b.kept):
 		n := copy(p, b.kept[a.off:])

@@ -26,7 +26,7 @@ import (
 //	}
 type Config struct {
 	Nodes     []NodeConfig `json:"nodes"`
-	Rebalance *float64     `json:"rebalance,omitempty"` // as Options.Rebalance, which it takes the place of
+	Rebalance *float64     `json:"rebalance,omitempty"` // as Options.Rebalance, which it takes the place of until a later Config has none
 
 	// Settings are the affair of the program around the proxy.
 	Settings json.RawMessage `json:"settings,omitempty"`
@@ -51,10 +51,10 @@ func ParseConfig(text []byte) (*Config, error) {
 	d.DisallowUnknownFields()
 	var c Config
 	if err := d.Decode(&c); err != nil {
-		return nil, configErr("%v", err)
+		return nil, configErr("%v; the file is one object in JSON, of nodes, rebalance and settings", err)
 	}
 	if _, err := d.Token(); err != io.EOF {
-		return nil, configErr("something follows the closing }")
+		return nil, configErr("something follows the closing }; delete it, the file is one object")
 	}
 	nodes, err := c.nodes()
 	if err != nil {
@@ -115,7 +115,8 @@ func parseDrain(s string) (mode DrainMode, on bool, err error) {
 // Apply makes the nodes those of c, as SetNodes does, and drains and resumes
 // them as c says. A drain begins, or ends, when what c says of that node has
 // changed since the last Apply: so a change to something else neither starts
-// Keep's time anew nor resumes a node that Drain was called for.
+// Keep's time anew nor resumes a node that Drain was called for. Nor does a
+// Config without a rate change one that Rebalance has set.
 func (p *Proxy) Apply(c *Config) error {
 	nodes, err := c.NodeList()
 	if err != nil {
@@ -141,9 +142,13 @@ func (p *Proxy) Apply(c *Config) error {
 			p.resumeNode(n)
 		}
 	}
-	if r := c.Rebalance; r != nil {
+	switch r := c.Rebalance; {
+	case r != nil:
 		p.setRebalance(*r)
+	case p.filedRate:
+		p.setRebalance(p.o.Rebalance)
 	}
+	p.filedRate = c.Rebalance != nil
 	return nil
 }
 

@@ -36,11 +36,12 @@ func TestBadConfig(t *testing.T) {
 		{"a short key", nil, sticky.Options{Keys: [][]byte{[]byte("hunter2")}}, "32"},
 		{"one key twice", nil, sticky.Options{Keys: [][]byte{key(1), key(1)}}, "twice"},
 		{"nine keys", nil, sticky.Options{Keys: [][]byte{key(1), key(2), key(3), key(4), key(5), key(6), key(7), key(8), key(9)}}, "oldest"},
-		{"a bad cookie name", nil, sticky.Options{Cookie: sticky.Cookie{Name: "a b"}}, "Cookie.Name"},
+		{"a bad cookie name", nil, sticky.Options{Cookie: sticky.Cookie{Name: "a b"}}, "letters, digits"},
 		{"a prefix", nil, sticky.Options{Cookie: sticky.Cookie{Name: "__Host-x"}}, "prefix"},
 		{"no function", nil, sticky.Options{By: sticky.ByKey(nil)}, "ByKey"},
 		{"negative hops", nil, sticky.Options{TrustedHops: -1}, "TrustedHops"},
-		{"a path without /", nil, sticky.Options{Health: sticky.Health{Path: "health"}}, "Health.Path"},
+		{"a path without /", nil, sticky.Options{Health: sticky.Health{Path: "health"}}, "write /healthz"},
+		{"a path with a fragment", nil, sticky.Options{Health: sticky.Health{Path: "/health#x"}}, "without a fragment"},
 		{"negative rate", nil, sticky.Options{Rebalance: -1}, "Rebalance"},
 		{"negative attempts", nil, sticky.Options{Retry: sticky.Retry{Attempts: -1}}, "Attempts"},
 	} {
@@ -56,11 +57,11 @@ func TestBadConfig(t *testing.T) {
 
 func TestParseConfig(t *testing.T) {
 	for _, tt := range []struct{ why, text, says string }{
-		{"no JSON", `nodes: []`, "invalid character"},
-		{"empty", ``, "EOF"},
+		{"no JSON", `nodes: []`, "one object in JSON"},
+		{"empty", ``, "one object in JSON"},
 		{"cut off", `{"nodes":[{"id":"a"`, "EOF"},
 		{"an unknown field", `{"nodes":[{"id":"a","url":"http://h","wieght":2}]}`, "wieght"},
-		{"two objects", `{"nodes":[]} {}`, "follows"},
+		{"two objects", `{"nodes":[]} {}`, "delete it"},
 		{"a bad URL", `{"nodes":[{"id":"a","url":"http://u:hunter2@h:x"}]}`, `"a"`},
 		{"a bad drain", `{"nodes":[{"id":"a","url":"http://h","drain":"slowly"}]}`, "keep 10m"},
 		{"keep without a time", `{"nodes":[{"id":"a","url":"http://h","drain":"keep"}]}`, "keep 10m"},
@@ -319,6 +320,47 @@ func TestRebalance(t *testing.T) {
 			t.Errorf("%d moved after it was stopped", total-before)
 		}
 	})
+}
+
+// A rate that is taken out of the file ends; the options' holds again, and one
+// that was set by hand stays.
+func TestApplyRebalance(t *testing.T) {
+	const nodes = `"nodes":[{"id":"a","url":"http://a"},{"id":"b","url":"http://b"}]`
+	for _, tt := range []struct {
+		why    string
+		option float64
+		do     func(t *testing.T, p *sticky.Proxy)
+		moves  bool
+	}{
+		{"never", 0, func(t *testing.T, p *sticky.Proxy) {}, false},
+		{"in the file", 0, func(t *testing.T, p *sticky.Proxy) { apply(t, p, `{`+nodes+`,"rebalance":5}`) }, true},
+		{"taken out", 0, func(t *testing.T, p *sticky.Proxy) {
+			apply(t, p, `{`+nodes+`,"rebalance":5}`)
+			apply(t, p, `{`+nodes+`}`)
+		}, false},
+		{"taken out, and the options have one", 5, func(t *testing.T, p *sticky.Proxy) {
+			apply(t, p, `{`+nodes+`,"rebalance":0}`)
+			apply(t, p, `{`+nodes+`}`)
+		}, true},
+		{"by hand, and not in the file", 0, func(t *testing.T, p *sticky.Proxy) {
+			p.Rebalance(5)
+			apply(t, p, `{`+nodes+`}`)
+		}, true},
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			p := cookieProxy(t, sticky.Options{Rebalance: tt.option}, "a", "b")
+			tt.do(t, p)
+			for range 10 {
+				for i := range 100 {
+					serve(p, request("GET", v4(i), withCookie("affinity="+sticky.CookieValue(key(1), "a"))))
+				}
+				wait(time.Second)
+			}
+			if n := stateOf(t, p, "a").MovedAway; (n > 0) != tt.moves {
+				t.Errorf("%s: %d moved; want some: %v", tt.why, n, tt.moves)
+			}
+		})
+	}
 }
 
 func TestMetrics(t *testing.T) {

@@ -68,7 +68,7 @@ func randomKey() []byte {
 func (c *Cookie) check() error {
 	switch {
 	case c.Name != "" && (&http.Cookie{Name: c.Name, Value: "x"}).Valid() != nil:
-		return configErr("Cookie.Name %q is no cookie's name", c.Name)
+		return configErr("Cookie.Name %q is no cookie's name; write letters, digits, - and _", c.Name)
 	case strings.HasPrefix(strings.ToLower(c.Name), "__host-"), strings.HasPrefix(strings.ToLower(c.Name), "__secure-"):
 		return configErr("Cookie.Name %q: leave out the prefix; it is put before the name over TLS", c.Name)
 	case c.SameSite < 0, c.SameSite > http.SameSiteNoneMode:

@@ -29,23 +29,25 @@ type DirectOptions struct {
 	TLS *tls.Config
 
 	// HeaderTimeout is how long a node may take from the end of the request to
-	// the end of its answer's header. If 0, it is 30 seconds; negative: for ever.
+	// the end of its answer's header, and before that, to take some more of the
+	// request. If 0, it is 30 seconds; negative: for ever.
 	HeaderTimeout time.Duration
 
 	// ContinueTimeout is how long a request with Expect: 100-continue waits for
-	// the node's word before its body is sent all the same. If 0, it is 1 second.
+	// the node's word before its body is sent all the same. If 0, it is 1 second;
+	// negative: not at all.
 	ContinueTimeout time.Duration
 
 	// IdleTimeout is how long an unused connection to a node is kept. It should
 	// be shorter than the node's own, or a POST may meet a connection that is
-	// just being closed. If 0, it is 30 seconds.
+	// just being closed. If 0 or negative, it is 30 seconds.
 	IdleTimeout time.Duration
 
 	// MaxIdle is how many unused connections to one node are kept. If 0, it is
 	// 256; negative: none.
 	MaxIdle int
 
-	// MaxHeaderBytes bounds the header of an answer. If 0, it is 256 KiB.
+	// MaxHeaderBytes bounds the header of an answer. If 0 or negative, it is 256 KiB.
 	MaxHeaderBytes int64
 }
 
@@ -93,9 +95,9 @@ func NewDirectTransport(opts *DirectOptions) *DirectTransport {
 	o.DialTimeout = cmp.Or(o.DialTimeout, 2*time.Second)
 	o.HeaderTimeout = cmp.Or(o.HeaderTimeout, 30*time.Second)
 	o.ContinueTimeout = cmp.Or(o.ContinueTimeout, time.Second)
-	o.IdleTimeout = cmp.Or(o.IdleTimeout, 30*time.Second)
+	o.IdleTimeout = cmp.Or(max(o.IdleTimeout, 0), 30*time.Second)
 	o.MaxIdle = cmp.Or(o.MaxIdle, 256)
-	o.MaxHeaderBytes = cmp.Or(o.MaxHeaderBytes, 256<<10)
+	o.MaxHeaderBytes = cmp.Or(max(o.MaxHeaderBytes, 0), 256<<10)
 	if o.TLS == nil {
 		o.TLS = &tls.Config{}
 	} else {

@@ -7,6 +7,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"os"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -271,6 +272,80 @@ func TestDirectHeaderTimeoutPasses(t *testing.T) {
 			t.Errorf("timed out after %v", took)
 		}
 		time.Sleep(time.Minute) // the node's end
+	})
+}
+
+// A node that takes no more of the request is given up as one that does not
+// answer, unless it has answered; what was set for that is of no harm to the
+// connection later.
+func TestDirectNodeTakesNoMore(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		conns := 0
+		stop := make(chan struct{})
+		rt := sticky.NewDirectTransport(&sticky.DirectOptions{HeaderTimeout: 16 * time.Second, IdleTimeout: time.Hour, Dial: dialing(func(c net.Conn) {
+			conns++
+			r := bufio.NewReader(c)
+			for {
+				req, err := http.ReadRequest(r)
+				if err != nil {
+					return
+				}
+				switch req.URL.Path {
+				case "/answers":
+					io.WriteString(c, okHello)
+					fallthrough
+				case "/hangs":
+					<-stop
+					return
+				case "/switches":
+					io.Copy(io.Discard, req.Body)
+					io.WriteString(c, "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: echo\r\n\r\n")
+					io.Copy(c, r)
+					return
+				}
+				io.Copy(io.Discard, req.Body)
+				io.WriteString(c, okHello)
+			}
+		})})
+		defer rt.CloseIdleConnections()
+		ask := func(path string, body io.Reader) directResult {
+			return sendDirect(rt, directRequest(t, "POST", "http://node"+path, body))
+		}
+		long := func() io.Reader { return io.LimitReader(endless{}, 1<<20) }
+		for range 3 {
+			for _, body := range []io.Reader{long(), nil, &slow{wait: 15 * time.Second}} {
+				if got := ask("/", body); got.err != nil || got.body != "hello" {
+					t.Errorf("%+v", got)
+				}
+				time.Sleep(20 * time.Second)
+			}
+		}
+		if conns != 1 {
+			t.Errorf("%d connections", conns)
+		}
+		if got := ask("/answers", long()); got.err != nil || got.body != "hello" {
+			t.Errorf("%+v", got)
+		}
+		begin := time.Now()
+		if got := ask("/hangs", long()); !errors.Is(got.err, os.ErrDeadlineExceeded) || errors.Is(got.err, sticky.ErrNotSent) {
+			t.Errorf("%+v", got)
+		}
+		if took := time.Since(begin); took < 16*time.Second || took > 17*time.Second+10*time.Millisecond {
+			t.Errorf("timed out after %v", took)
+		}
+		close(stop)
+
+		res, err := rt.RoundTrip(directRequest(t, "POST", "http://node/switches", long()))
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer res.Body.Close()
+		time.Sleep(time.Minute)
+		var echo [5]byte
+		io.WriteString(res.Body.(io.Writer), "hello")
+		if _, err := io.ReadFull(res.Body, echo[:]); err != nil {
+			t.Errorf("the new protocol: %v", err)
+		}
 	})
 }
 

@@ -34,6 +34,8 @@ type directConn struct {
 	// Of the writing side.
 	sent     atomic.Bool // any byte of the request
 	writeErr error
+	patience time.Duration // with a node that takes nothing; 0: endless
+	writeBy  time.Time     // the deadline for writing, if there is one
 
 	mu      sync.Mutex
 	cause   error     // why it was aborted
@@ -114,6 +116,9 @@ func (r connReader) Read(p []byte) (int, error) {
 type connWriter struct{ c *directConn }
 
 func (w connWriter) Write(p []byte) (int, error) {
+	if w.c.patience > 0 {
+		w.c.urge()
+	}
 	n, err := w.c.conn.Write(p)
 	if n > 0 {
 		w.c.sent.Store(true)
@@ -169,6 +174,24 @@ func (c *directConn) headed(whole bool) {
 	c.heading = false
 	if !whole {
 		c.untimed()
+	}
+}
+
+// urge bounds a write: it takes up to a sixteenth longer than patience.
+func (c *directConn) urge() {
+	now := time.Now()
+	if c.writeBy.Before(now.Add(c.patience)) {
+		c.writeBy = now.Add(c.patience + c.patience/16)
+		c.conn.SetWriteDeadline(c.writeBy)
+	}
+}
+
+// calm ends that. A request without a body is not bounded: the socket takes it.
+func (c *directConn) calm() {
+	c.patience = 0
+	if !c.writeBy.IsZero() {
+		c.writeBy = time.Time{}
+		c.conn.SetWriteDeadline(c.writeBy)
 	}
 }
 

@@ -175,6 +175,24 @@ func sendDirect(rt http.RoundTripper, req *http.Request) directResult {
 	return directResult{res, string(b), err}
 }
 
+// What makes no sense below zero is the default there.
+func TestDirectNegativeOptions(t *testing.T) {
+	s := newRawNode(t, func(_ int, c net.Conn, r *bufio.Reader) {
+		for takeRequest(r) {
+			io.WriteString(c, okHello)
+		}
+	})
+	rt := direct(t, &sticky.DirectOptions{IdleTimeout: -1, MaxHeaderBytes: -1})
+	for range 2 {
+		if got := sendDirect(rt, directRequest(t, "GET", s.url, nil)); got.err != nil || got.body != "hello" {
+			t.Errorf("%+v", got)
+		}
+	}
+	if n := s.accepted(); n != 1 {
+		t.Errorf("%d connections; want that one is kept", n)
+	}
+}
+
 func TestDirectResponses(t *testing.T) {
 	long := strings.Repeat("x", 3<<20)
 	for _, tt := range []struct {

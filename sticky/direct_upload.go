@@ -15,7 +15,7 @@ type upload struct {
 	c       *directConn
 	req     *http.Request // the caller's, with the caller's body
 	trace   *httptrace.ClientTrace
-	timeout time.Duration // for the response's header, after the request
+	timeout time.Duration // for the response's header, after the request, and for the node to take some more of that
 	expect  time.Duration // how long to wait before the body
 
 	go100 chan struct{} // with Expect: the node wants the body; otherwise nil
@@ -44,6 +44,8 @@ var errUnwanted = errors.New("the body of the request is not wanted any more")
 
 func (u *upload) run() {
 	defer close(u.done)
+	u.c.patience = u.timeout
+	defer u.c.calm()
 	out := u.req.WithContext(u.req.Context()) // a copy
 	if hasBody(u.req) {
 		out.Body = u
@@ -56,6 +58,8 @@ func (u *upload) run() {
 	switch {
 	case err == nil:
 		u.c.await(u.timeout)
+	case isTimeout(u.c.writeErr):
+		u.c.await(1) // that was long enough
 	case u.c.writeErr != nil:
 		u.c.await(writeGrace)
 	case errors.Is(err, errUnwanted):

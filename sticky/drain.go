@@ -23,8 +23,9 @@ func Keep(d time.Duration) DrainMode { return DrainMode(d) }
 // Drain takes a node out of service and returns when nothing is in flight
 // there, upgraded connections included; those, and event streams, are closed
 // over CloseOver as soon as the users move. It returns ctx's error, wrapped with
-// what is left, if that takes longer; the node goes on draining. Once Drain has
-// returned nil, the node gets no request until Resume, not even if it is the
+// what is left, if that takes longer; the node goes on draining. Shutdown ends
+// the wait for the end of Keep, with an error. Once Drain has returned nil, the
+// node gets no request until Resume, or a Drain with Keep, not even if it is the
 // last one.
 func (p *Proxy) Drain(ctx context.Context, id string, mode DrainMode) error {
 	p.mu.Lock()
@@ -38,10 +39,13 @@ func (p *Proxy) Drain(ctx context.Context, id string, mode DrainMode) error {
 	p.mu.Unlock()
 
 	resumed := func() bool { return n.resumes.Load() != resumes }
-	err := n.quiet.wait(ctx, func() bool { return resumed() || n.moved.Load() && n.inFlight.Load() == 0 })
+	kept := func() bool { return p.life.Err() != nil && !n.moved.Load() }
+	err := n.quiet.wait(ctx, func() bool { return resumed() || kept() || n.moved.Load() && n.inFlight.Load() == 0 })
 	switch {
 	case resumed():
 		return fmt.Errorf("sticky: drain %q: it was resumed", id)
+	case kept():
+		return fmt.Errorf("sticky: drain %q: its users stay: %w", id, errClosing)
 	case err != nil && !n.moved.Load():
 		return fmt.Errorf("sticky: drain %q: its users stay for a while: %w", id, err)
 	case err != nil:
@@ -58,7 +62,10 @@ func (p *Proxy) drainNode(n *node, mode DrainMode) {
 		return
 	}
 	n.drain, n.until = drainKeep, time.Now().Add(time.Duration(mode))
-	n.timer = time.AfterFunc(time.Duration(mode), func() { p.endKeep(n) })
+	n.moved.Store(false) // after a Move
+	if !p.closed {
+		n.timer = time.AfterFunc(time.Duration(mode), func() { p.endKeep(n) })
+	}
 	p.rebuild()
 	p.o.Logger.Info("sticky: the node takes no new users", "node", n.id, "for", time.Duration(mode))
 }

@@ -107,6 +107,64 @@ func TestDrainKeep(t *testing.T) {
 	})
 }
 
+// Keep after Move takes the node's users back: they are served, their upgraded
+// connections stay, and Drain waits.
+func TestDrainKeepAfterMove(t *testing.T) {
+	p := newProxy(t, []sticky.Node{real(t, "a", upgrades), real(t, "b", upgrades)}, sticky.Options{Health: unchecked, CloseOver: -1, Keys: [][]byte{key(1)}})
+	s := front(t, p)
+	pinned := "Cookie: affinity=" + sticky.CookieValue(key(1), "a") + "\r\n"
+	if err := p.Drain(t.Context(), "a", sticky.Move); err != nil {
+		t.Fatal(err)
+	}
+	ended, cancel := context.WithCancel(t.Context())
+	cancel()
+	if err := p.Drain(ended, "a", sticky.Keep(time.Hour)); !errors.Is(err, context.Canceled) || !strings.Contains(err.Error(), "stay") {
+		t.Errorf("%v; want that its users stay", err)
+	}
+	expectState(t, p, "a", "keeping", "after Move")
+	c, r, res := dialUpgrade(t, s.Listener.Addr().String(), pinned)
+	if res.StatusCode != 101 || res.Header["Set-Cookie"] != nil {
+		t.Errorf("a user of a: %v; want a", res)
+	}
+	expectEcho(t, c, r, "once")
+	expectEcho(t, c, r, "twice")
+
+	drained := make(chan error, 1)
+	go func() { drained <- p.Drain(t.Context(), "a", sticky.Move) }()
+	expectClosed(t, r)
+	if err := <-drained; err != nil {
+		t.Error(err)
+	}
+}
+
+// Nobody counts Keep's time after Shutdown, so nobody waits for its end.
+func TestShutdownEndsTheWaitForKeep(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := newProxy(t, named("a", "b"), sticky.Options{Health: unchecked, Transport: sayNode})
+		drained := make(chan error, 1)
+		go func() { drained <- p.Drain(context.Background(), "a", sticky.Keep(time.Hour)) }()
+		synctest.Wait()
+		if err := p.Shutdown(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		synctest.Wait()
+		for _, when := range []string{"waited before", "came after"} {
+			select {
+			case err := <-drained:
+				if err == nil || !strings.Contains(err.Error(), "shutting down") {
+					t.Errorf("a Drain that %s: %v; want that the proxy is shutting down", when, err)
+				}
+			default:
+				t.Fatalf("a Drain that %s still waits", when)
+			}
+			drained <- p.Drain(context.Background(), "b", sticky.Keep(time.Hour))
+		}
+		if err := p.Drain(context.Background(), "a", sticky.Move); err != nil {
+			t.Errorf("Move after Shutdown: %v", err)
+		}
+	})
+}
+
 func TestDrainIsResumed(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		c := newCluster(t, "a", "b")

@@ -3,11 +3,13 @@ package sticky
 import (
 	"context"
 	"errors"
+	"io"
 	"net/http"
 	"net/http/httputil"
 	"net/netip"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 )
 
@@ -239,7 +241,13 @@ func (x *exchange) readCookie() {
 
 // modify finishes the answer of the node that gave one.
 func (x *exchange) modify(res *http.Response) error {
-	if x.cancel != nil && (res.StatusCode == http.StatusSwitchingProtocols || isEvents(res.Header)) {
+	events := isEvents(res.Header)
+	if events && x.cancel == nil { // nobody said so before
+		body := &onceBody{ReadCloser: res.Body}
+		res.Body = body
+		x.cancel = func() { body.Close() }
+	}
+	if x.cancel != nil && (events || res.StatusCode == http.StatusSwitchingProtocols) {
 		up, ok := x.p.addUpgrade(x.node, x.cancel)
 		if !ok {
 			return errClosing
@@ -248,19 +256,31 @@ func (x *exchange) modify(res *http.Response) error {
 		x.node.upgraded.Add(1)
 	}
 	x.setCookie(res)
-	if x.chunked() && res.StatusCode != http.StatusSwitchingProtocols {
+	if x.closes() && res.StatusCode != http.StatusSwitchingProtocols {
 		res.Header.Set("Connection", "close")
 	}
 	return nil
 }
 
-// chunked tells whether the connection must be closed after the answer. A
+// onceBody is closed once, whoever does it.
+type onceBody struct {
+	io.ReadCloser
+	once sync.Once
+}
+
+func (b *onceBody) Close() (err error) {
+	b.once.Do(func() { err = b.ReadCloser.Close() })
+	return err
+}
+
+// closes tells whether the connection must be closed after the answer. A
 // request with a length as well as a coding is read by the coding alone, and
 // what follows it may be a request that somebody smuggled (RFC 9112, 6.3).
 // net/http hides the length, so every chunked request of HTTP/1 is treated so;
-// browsers send none.
-func (x *exchange) chunked() bool {
-	return x.in.ProtoMajor == 1 && len(x.in.TransferEncoding) > 0
+// browsers send none. In HTTP/1.0 net/http obeys the length alone and hides the
+// coding, which a proxy in front may have obeyed (6.1).
+func (x *exchange) closes() bool {
+	return x.in.ProtoMajor == 1 && (len(x.in.TransferEncoding) > 0 || x.in.ProtoMinor == 0)
 }
 
 var errClosing = errors.New("sticky: shutting down")
@@ -295,7 +315,7 @@ func (x *exchange) refuse(w http.ResponseWriter) {
 
 func (x *exchange) unavailable(w http.ResponseWriter) {
 	h := w.Header()
-	if x.chunked() {
+	if x.closes() {
 		h.Set("Connection", "close")
 	}
 	h.Set("Retry-After", strconv.Itoa(retryAfter))
@@ -324,7 +344,7 @@ func (x *exchange) fail(w http.ResponseWriter, r *http.Request, err error) {
 	default:
 		n.count.failures.Add(1)
 	}
-	if status < 500 || x.chunked() {
+	if status < 500 || x.closes() {
 		w.Header().Set("Connection", "close")
 	}
 	if status >= 500 {

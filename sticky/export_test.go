@@ -1,6 +1,7 @@
 package sticky
 
 import (
+	"io"
 	"net/http"
 	"net/netip"
 	"time"
@@ -52,3 +53,13 @@ func (p *Proxy) Client(r *http.Request) netip.Addr {
 	a, _, _ := p.client(r)
 	return a
 }
+
+// ReplayBody is a request's body over several attempts.
+type ReplayBody struct{ replayBody }
+
+func NewReplayBody(src io.ReadCloser, limit int) *ReplayBody {
+	return &ReplayBody{replayBody{src: src, limit: limit}}
+}
+
+func (b *ReplayBody) Attempt() io.ReadCloser { return b.attempt() }
+func (b *ReplayBody) Rewind() bool           { return b.rewind() }

@@ -1,11 +1,11 @@
 package sticky
 
 import (
-	"mime"
 	"net/http"
 	"net/http/httputil"
 	"net/netip"
 	"net/textproto"
+	"slices"
 	"strings"
 )
 
@@ -112,10 +112,25 @@ var forwarding = []string{
 	"X-Original-Forwarded-For",
 }
 
+// misspelled tells whether a field becomes a forwarding one where _ and - are
+// made one letter, as CGI and what came of it do: WSGI, Rack, PHP.
+func misspelled(field string) bool {
+	if strings.IndexByte(field, '_') < 0 {
+		return false
+	}
+	field = strings.ReplaceAll(field, "_", "-")
+	return slices.ContainsFunc(forwarding, func(f string) bool { return strings.EqualFold(f, field) })
+}
+
 // forward sets the forwarding fields. Of a trusted proxy they are passed on,
 // X-Forwarded-For from the client's address; of anybody else they are replaced.
 func (x *exchange) forward(in *http.Request, out http.Header) {
 	peer, ok := peerOf(in.RemoteAddr)
+	for field := range out {
+		if misspelled(field) { // a trusted proxy may have passed it on
+			delete(out, field)
+		}
+	}
 	if !x.known {
 		for _, field := range forwarding {
 			delete(out, field)
@@ -190,6 +205,6 @@ func acceptsEvents(h http.Header) bool {
 }
 
 func isEvents(h http.Header) bool {
-	t, _, _ := mime.ParseMediaType(h.Get("Content-Type"))
-	return t == "text/event-stream"
+	t, _, _ := strings.Cut(h.Get("Content-Type"), ";")
+	return strings.EqualFold(textproto.TrimString(t), "text/event-stream")
 }

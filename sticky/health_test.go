@@ -157,70 +157,76 @@ func userOf(t *testing.T, p http.Handler, id string) string {
 }
 
 func TestHeaderTimeoutsWithinAWindow(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		c := newCluster(t, "a", "b")
-		h := checked
-		h.Fails, h.Window = 3, 10*time.Second
-		p := c.proxy(sticky.Options{By: sticky.ByIP(), Health: h, HeaderTimeout: time.Second}, "a", "b")
-		wait(moment)
-		user := userOf(t, p, "a")
-		c.at("a").handle(hang)
-		hangs := func() {
-			if w := serve(p, request("POST", user)); w.Code != http.StatusGatewayTimeout {
-				t.Errorf("a POST to a node that hangs: %d; want 504", w.Code)
+	eachWay(t, func(t *testing.T, way func(testing.TB, *sticky.Options)) {
+		synctest.Test(t, func(t *testing.T) {
+			c := newCluster(t, "a", "b")
+			c.way = way
+			h := checked
+			h.Fails, h.Window = 3, 10*time.Second
+			p := c.proxy(sticky.Options{By: sticky.ByIP(), Health: h, HeaderTimeout: time.Second}, "a", "b")
+			wait(moment)
+			user := userOf(t, p, "a")
+			c.at("a").handle(hang)
+			hangs := func() {
+				if w := serve(p, request("POST", user)); w.Code != http.StatusGatewayTimeout {
+					t.Errorf("a POST to a node that hangs: %d; want 504", w.Code)
+				}
 			}
-		}
-		hangs()
-		hangs()
-		expectState(t, p, "a", "up", "two timeouts")
-		wait(11 * time.Second)
-		hangs()
-		expectState(t, p, "a", "up", "the third, too late")
-		hangs()
-		hangs()
-		expectState(t, p, "a", "down", "three within the window")
+			hangs()
+			hangs()
+			expectState(t, p, "a", "up", "two timeouts")
+			wait(11 * time.Second)
+			hangs()
+			expectState(t, p, "a", "up", "the third, too late")
+			hangs()
+			hangs()
+			expectState(t, p, "a", "down", "three within the window")
+		})
 	})
 }
 
 // What a client can cause takes no node out: a page that is slow while others
 // are not, and a handler that panics, which closes the connection.
 func TestPagesTakeNoNodeOut(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		c := newCluster(t, "a", "b")
-		p := c.proxy(sticky.Options{By: sticky.ByIP(), Health: checked, HeaderTimeout: time.Second}, "a", "b")
-		wait(moment)
-		user := userOf(t, p, "a")
-		for _, id := range []string{"a", "b"} {
-			c.at(id).handle(func(w http.ResponseWriter, r *http.Request) {
-				switch r.URL.Path {
-				case "/slow":
-					hang(w, r)
-				case "/panic":
-					panic(http.ErrAbortHandler)
+	eachWay(t, func(t *testing.T, way func(testing.TB, *sticky.Options)) {
+		synctest.Test(t, func(t *testing.T) {
+			c := newCluster(t, "a", "b")
+			c.way = way
+			p := c.proxy(sticky.Options{By: sticky.ByIP(), Health: checked, HeaderTimeout: time.Second}, "a", "b")
+			wait(moment)
+			user := userOf(t, p, "a")
+			for _, id := range []string{"a", "b"} {
+				c.at(id).handle(func(w http.ResponseWriter, r *http.Request) {
+					switch r.URL.Path {
+					case "/slow":
+						hang(w, r)
+					case "/panic":
+						panic(http.ErrAbortHandler)
+					}
+				})
+			}
+			at := func(path string) *http.Request {
+				return request("POST", user, func(r *http.Request) { r.URL.Path = path })
+			}
+			for range 10 {
+				if w := serve(p, at("/panic")); w.Code != 502 {
+					t.Errorf("/panic: %d", w.Code)
 				}
-			})
-		}
-		at := func(path string) *http.Request {
-			return request("POST", user, func(r *http.Request) { r.URL.Path = path })
-		}
-		for range 10 {
-			if w := serve(p, at("/panic")); w.Code != 502 {
-				t.Errorf("/panic: %d", w.Code)
+				if w := serve(p, at("/slow")); w.Code != 504 {
+					t.Errorf("/slow: %d", w.Code)
+				}
+				if w := serve(p, at("/")); w.Code != 200 {
+					t.Errorf("/: %d", w.Code)
+				}
 			}
-			if w := serve(p, at("/slow")); w.Code != 504 {
-				t.Errorf("/slow: %d", w.Code)
+			for range 10 {
+				get := at("/panic")
+				get.Method = "GET"
+				serve(p, get)
 			}
-			if w := serve(p, at("/")); w.Code != 200 {
-				t.Errorf("/: %d", w.Code)
-			}
-		}
-		for range 10 {
-			get := at("/panic")
-			get.Method = "GET"
-			serve(p, get)
-		}
-		expectState(t, p, "a", "up", "after all that")
-		expectState(t, p, "b", "up", "after all that")
+			expectState(t, p, "a", "up", "after all that")
+			expectState(t, p, "b", "up", "after all that")
+		})
 	})
 }
 
@@ -232,18 +238,21 @@ func hang(w http.ResponseWriter, r *http.Request) {
 
 // A node that takes no more of the body is not waited for either.
 func TestNodeTakesNoBody(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		c := newCluster(t, "a")
-		p := c.proxy(sticky.Options{Health: unchecked, HeaderTimeout: time.Second}, "a")
-		stop := make(chan struct{})
-		c.at("a").handle(func(w http.ResponseWriter, r *http.Request) { <-stop })
-		r := request("POST", v4(1))
-		r.Body, r.ContentLength = io.NopCloser(strings.NewReader(strings.Repeat("x", 1<<20))), 1<<20
-		begin := time.Now()
-		if w := serve(p, r); w.Code != http.StatusGatewayTimeout || time.Since(begin) > 2*time.Second {
-			t.Errorf("%d after %v; want 504 after a second", w.Code, time.Since(begin))
-		}
-		close(stop)
+	eachWay(t, func(t *testing.T, way func(testing.TB, *sticky.Options)) {
+		synctest.Test(t, func(t *testing.T) {
+			c := newCluster(t, "a")
+			c.way = way
+			p := c.proxy(sticky.Options{Health: unchecked, HeaderTimeout: time.Second}, "a")
+			stop := make(chan struct{})
+			c.at("a").handle(func(w http.ResponseWriter, r *http.Request) { <-stop })
+			r := request("POST", v4(1))
+			r.Body, r.ContentLength = io.NopCloser(strings.NewReader(strings.Repeat("x", 1<<20))), 1<<20
+			begin := time.Now()
+			if w := serve(p, r); w.Code != http.StatusGatewayTimeout || time.Since(begin) > 2*time.Second {
+				t.Errorf("%d after %v; want 504 after a second", w.Code, time.Since(begin))
+			}
+			close(stop)
+		})
 	})
 }
 

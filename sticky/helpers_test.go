@@ -41,6 +41,29 @@ func parse(t testing.TB, raw string) *url.URL {
 	return u
 }
 
+// ways are how a Proxy reaches its nodes: what it promises, it promises over
+// each.
+var ways = []struct {
+	name string
+	set  func(testing.TB, *sticky.Options)
+}{
+	{"http.Transport", func(testing.TB, *sticky.Options) {}},
+	{"direct", func(t testing.TB, o *sticky.Options) {
+		d := sticky.NewDirectTransport(&sticky.DirectOptions{Dial: o.Dial, DialTimeout: o.DialTimeout, TLS: o.TLS, HeaderTimeout: o.HeaderTimeout, IdleTimeout: o.IdleTimeout})
+		t.Cleanup(d.CloseIdleConnections)
+		o.Transport = d
+	}},
+}
+
+// eachWay runs a test over each; the test calls set when its options are
+// complete.
+func eachWay(t *testing.T, f func(t *testing.T, set func(testing.TB, *sticky.Options))) {
+	t.Helper()
+	for _, way := range ways {
+		t.Run(way.name, func(t *testing.T) { f(t, way.set) })
+	}
+}
+
 // real is a node that listens on loopback.
 func real(t testing.TB, id string, h http.Handler) sticky.Node {
 	t.Helper()
@@ -116,6 +139,7 @@ func (w final) WriteHeader(code int) {
 // pipes and time that stands still while they wait.
 type cluster struct {
 	t     testing.TB
+	way   func(testing.TB, *sticky.Options) // nil: as the options say
 	mu    sync.Mutex
 	hosts map[string]*member
 }
@@ -265,6 +289,9 @@ func (m *member) Addr() net.Addr { return &net.TCPAddr{} }
 // proxy over the whole cluster.
 func (c *cluster) proxy(o sticky.Options, ids ...string) *sticky.Proxy {
 	o.Dial = c.dial
+	if c.way != nil {
+		c.way(c.t, &o)
+	}
 	c.t.Cleanup(func() { time.Sleep(time.Minute) }) // net/http's own dials end by themselves
 	return newProxy(c.t, named(ids...), o)
 }

@@ -71,6 +71,12 @@ func TestRequestHead(t *testing.T) {
 		{"forged forwarding fields", sticky.Options{},
 			"GET / HTTP/1.1\r\nHost: h\r\nX-Forwarded-For: 6.6.6.6\r\nX-Forwarded-For: 7.7.7.7\r\nForwarded: for=6.6.6.6\r\nX-Forwarded-Host: evil\r\nX-Forwarded-Proto: https\r\nX-Real-IP: 6.6.6.6\r\nX-Forwarded-Port: 6\r\nX-Forwarded-Prefix: /6\r\n",
 			[]string{"X-Forwarded-For: 127.0.0.1\r\n", "X-Forwarded-Host: h\r\n", "X-Forwarded-Proto: http\r\n"}, []string{"6", "7.7", "evil", "Forwarded: f"}},
+		{"forged forwarding fields with an underscore", sticky.Options{},
+			"GET / HTTP/1.1\r\nHost: h\r\nX_Forwarded_For: 6.6.6.6\r\nx_forwarded-host: 6\r\nX-FORWARDED_PROTO: 6\r\nX_Real_IP: 6\r\nX_Other: 1\r\nX_Forwarded_Nothing: 2\r\n",
+			[]string{"X-Forwarded-For: 127.0.0.1\r\n", "X_other: 1\r\n", "X_forwarded_nothing: 2\r\n"}, []string{"6"}},
+		{"and through a trusted proxy", sticky.Options{Trusted: prefixes("127.0.0.0/8")},
+			"GET / HTTP/1.1\r\nHost: h\r\nX-Forwarded-For: 203.0.113.9\r\nX_Forwarded_For: 6.6.6.6\r\nX_Forwarded_Proto: 6\r\n",
+			[]string{"X-Forwarded-For: 203.0.113.9, 127.0.0.1\r\n"}, []string{"6"}},
 		{"of a trusted proxy", sticky.Options{Trusted: prefixes("127.0.0.0/8")},
 			"GET / HTTP/1.1\r\nHost: h\r\nX-Forwarded-For: 6.6.6.6, 203.0.113.9, 127.0.0.3\r\nX-Forwarded-Host: www\r\nX-Forwarded-Proto: https\r\nX-Forwarded-Port: 443\r\nForwarded: for=6.6.6.6\r\n",
 			[]string{"X-Forwarded-For: 203.0.113.9, 127.0.0.3, 127.0.0.1\r\n", "X-Forwarded-Host: www\r\n", "X-Forwarded-Proto: https\r\n", "X-Forwarded-Port: 443\r\n"}, []string{"6.6"}},
@@ -95,151 +101,219 @@ func TestRequestHead(t *testing.T) {
 
 // What the client gets of the answer's head, whatever the node names.
 func TestResponseHead(t *testing.T) {
-	node := real(t, "a", http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		c, buf, err := http.NewResponseController(w).Hijack()
-		if err != nil {
-			t.Error(err)
-			return
+	eachWay(t, func(t *testing.T, way func(testing.TB, *sticky.Options)) {
+		node := real(t, "a", http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			c, buf, err := http.NewResponseController(w).Hijack()
+			if err != nil {
+				t.Error(err)
+				return
+			}
+			defer c.Close()
+			buf.WriteString("HTTP/1.1 200 OK\r\nConnection: Set-Cookie, X-Hop, Cache-Control\r\nSet-Cookie: session=1\r\nSet-Cookie: b=2\r\nCache-Control: private\r\nX-Hop: 1\r\nKeep-Alive: 1\r\nContent-Length: 2\r\n\r\nok")
+			buf.Flush()
+		}))
+		o := sticky.Options{Health: unchecked}
+		way(t, &o)
+		p := newProxy(t, []sticky.Node{node}, o)
+		res, body := do(t, http.DefaultClient, newRequest(t, "GET", front(t, p).URL, nil))
+		if got := len(res.Cookies()); body != "ok" || got != 3 || res.Header.Get("Cache-Control") != "private" {
+			t.Errorf("%v; want both of the node's cookies and the balancer's", res.Header)
 		}
-		defer c.Close()
-		buf.WriteString("HTTP/1.1 200 OK\r\nConnection: Set-Cookie, X-Hop, Cache-Control\r\nSet-Cookie: session=1\r\nSet-Cookie: b=2\r\nCache-Control: private\r\nX-Hop: 1\r\nKeep-Alive: 1\r\nContent-Length: 2\r\n\r\nok")
-		buf.Flush()
-	}))
-	p := newProxy(t, []sticky.Node{node}, sticky.Options{Health: unchecked})
-	res, body := do(t, http.DefaultClient, newRequest(t, "GET", front(t, p).URL, nil))
-	if got := len(res.Cookies()); body != "ok" || got != 3 || res.Header.Get("Cache-Control") != "private" {
-		t.Errorf("%v; want both of the node's cookies and the balancer's", res.Header)
-	}
-	if res.Header["X-Hop"] != nil || res.Header["Keep-Alive"] != nil {
-		t.Errorf("%v; want no hop-by-hop fields", res.Header)
-	}
+		if res.Header["X-Hop"] != nil || res.Header["Keep-Alive"] != nil {
+			t.Errorf("%v; want no hop-by-hop fields", res.Header)
+		}
+	})
 }
 
 func TestEarlyHints(t *testing.T) {
-	node := real(t, "a", http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		w.Header().Set("Link", "</x>")
-		w.Header().Set("Connection", "X-Hop")
-		w.Header().Set("X-Hop", "1")
-		w.WriteHeader(http.StatusEarlyHints)
-		w.Header().Del("Connection")
-		io.WriteString(w, "ok")
-	}))
-	p := newProxy(t, []sticky.Node{node}, sticky.Options{Health: unchecked})
-	var hints []http.Header
-	ctx := httptrace.WithClientTrace(t.Context(), &httptrace.ClientTrace{Got1xxResponse: func(code int, h textproto.MIMEHeader) error {
-		if code == 103 {
-			hints = append(hints, http.Header(h).Clone())
+	eachWay(t, func(t *testing.T, way func(testing.TB, *sticky.Options)) {
+		node := real(t, "a", http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			w.Header().Set("Link", "</x>")
+			w.Header().Set("Connection", "X-Hop")
+			w.Header().Set("X-Hop", "1")
+			w.WriteHeader(http.StatusEarlyHints)
+			w.Header().Del("Connection")
+			io.WriteString(w, "ok")
+		}))
+		o := sticky.Options{Health: unchecked}
+		way(t, &o)
+		p := newProxy(t, []sticky.Node{node}, o)
+		var hints []http.Header
+		ctx := httptrace.WithClientTrace(t.Context(), &httptrace.ClientTrace{Got1xxResponse: func(code int, h textproto.MIMEHeader) error {
+			if code == 103 {
+				hints = append(hints, http.Header(h).Clone())
+			}
+			return nil
+		}})
+		res, body := do(t, http.DefaultClient, newRequest(t, "GET", front(t, p).URL, nil).WithContext(ctx))
+		if len(hints) != 1 || hints[0].Get("Link") != "</x>" || hints[0]["X-Hop"] != nil || hints[0]["Set-Cookie"] != nil {
+			t.Errorf("hints are %v; want the Link alone", hints)
 		}
-		return nil
-	}})
-	res, body := do(t, http.DefaultClient, newRequest(t, "GET", front(t, p).URL, nil).WithContext(ctx))
-	if len(hints) != 1 || hints[0].Get("Link") != "</x>" || hints[0]["X-Hop"] != nil || hints[0]["Set-Cookie"] != nil {
-		t.Errorf("hints are %v; want the Link alone", hints)
-	}
-	if len(res.Cookies()) != 1 || body != "ok" {
-		t.Errorf("the answer after them: %v %s; want the affinity cookie", res.Header, body)
-	}
+		if len(res.Cookies()) != 1 || body != "ok" {
+			t.Errorf("the answer after them: %v %s; want the affinity cookie", res.Header, body)
+		}
+	})
 }
 
 func TestTrailers(t *testing.T) {
-	var got http.Header
-	node := real(t, "a", http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		io.Copy(io.Discard, r.Body)
-		got = r.Trailer.Clone()
-		w.Header().Set("Trailer", "X-Sum")
-		io.WriteString(w, "ok")
-		w.Header().Set("X-Sum", "answer")
-		w.Header().Set(http.TrailerPrefix+"X-Late", "unannounced")
-	}))
-	p := newProxy(t, []sticky.Node{node}, sticky.Options{Health: unchecked})
-	r := newRequest(t, "POST", front(t, p).URL, struct{ io.Reader }{strings.NewReader("body")})
-	r.Trailer = http.Header{"X-Sum": {"request"}}
-	res, _ := do(t, http.DefaultClient, r)
-	if got.Get("X-Sum") != "request" {
-		t.Errorf("the node's trailers are %v", got)
-	}
-	if res.Trailer.Get("X-Sum") != "answer" || res.Trailer.Get("X-Late") != "unannounced" {
-		t.Errorf("the client's trailers are %v", res.Trailer)
-	}
+	eachWay(t, func(t *testing.T, way func(testing.TB, *sticky.Options)) {
+		var got http.Header
+		node := real(t, "a", http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			io.Copy(io.Discard, r.Body)
+			got = r.Trailer.Clone()
+			w.Header().Set("Trailer", "X-Sum")
+			io.WriteString(w, "ok")
+			w.Header().Set("X-Sum", "answer")
+			w.Header().Set(http.TrailerPrefix+"X-Late", "unannounced")
+		}))
+		o := sticky.Options{Health: unchecked}
+		way(t, &o)
+		p := newProxy(t, []sticky.Node{node}, o)
+		r := newRequest(t, "POST", front(t, p).URL, struct{ io.Reader }{strings.NewReader("body")})
+		r.Trailer = http.Header{"X-Sum": {"request"}}
+		res, _ := do(t, http.DefaultClient, r)
+		if got.Get("X-Sum") != "request" {
+			t.Errorf("the node's trailers are %v", got)
+		}
+		if res.Trailer.Get("X-Sum") != "answer" || res.Trailer.Get("X-Late") != "unannounced" {
+			t.Errorf("the client's trailers are %v", res.Trailer)
+		}
+	})
 }
 
 // Both bodies pass while they are written: each word waits for the other's.
 func TestBodiesStream(t *testing.T) {
-	node := real(t, "a", http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		rc := http.NewResponseController(w)
-		rc.EnableFullDuplex()
-		in := bufio.NewReader(r.Body)
-		for {
-			line, err := in.ReadString('\n')
-			if err != nil {
-				return
+	eachWay(t, func(t *testing.T, way func(testing.TB, *sticky.Options)) {
+		node := real(t, "a", http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			rc := http.NewResponseController(w)
+			rc.EnableFullDuplex()
+			in := bufio.NewReader(r.Body)
+			for {
+				line, err := in.ReadString('\n')
+				if err != nil {
+					return
+				}
+				fmt.Fprint(w, "got ", line)
+				rc.Flush()
 			}
-			fmt.Fprint(w, "got ", line)
-			rc.Flush()
+		}))
+		o := sticky.Options{Health: unchecked}
+		way(t, &o)
+		p := newProxy(t, []sticky.Node{node}, o)
+		duplex := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			http.NewResponseController(w).EnableFullDuplex() // HTTP/1 in front asks for it
+			p.ServeHTTP(w, r)
+		})
+		body, write := io.Pipe()
+		go io.WriteString(write, "one\n")
+		res, err := http.DefaultClient.Do(newRequest(t, "POST", front(t, duplex).URL, body))
+		if err != nil {
+			t.Fatal(err)
 		}
-	}))
-	p := newProxy(t, []sticky.Node{node}, sticky.Options{Health: unchecked})
-	duplex := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		http.NewResponseController(w).EnableFullDuplex() // HTTP/1 in front asks for it
-		p.ServeHTTP(w, r)
+		defer res.Body.Close()
+		out := bufio.NewReader(res.Body)
+		for _, word := range []string{"one", "two", "three"} {
+			if line, err := out.ReadString('\n'); line != "got "+word+"\n" {
+				t.Fatalf("%q, %v; want %s", line, err, word)
+			}
+			switch word {
+			case "one":
+				io.WriteString(write, "two\n")
+			case "two":
+				io.WriteString(write, "three\n")
+			}
+		}
+		write.Close()
+		if rest, err := io.ReadAll(out); len(rest) > 0 || err != nil {
+			t.Errorf("%q, %v", rest, err)
+		}
 	})
-	body, write := io.Pipe()
-	go io.WriteString(write, "one\n")
-	res, err := http.DefaultClient.Do(newRequest(t, "POST", front(t, duplex).URL, body))
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer res.Body.Close()
-	out := bufio.NewReader(res.Body)
-	for _, word := range []string{"one", "two", "three"} {
-		if line, err := out.ReadString('\n'); line != "got "+word+"\n" {
-			t.Fatalf("%q, %v; want %s", line, err, word)
-		}
-		switch word {
-		case "one":
-			io.WriteString(write, "two\n")
-		case "two":
-			io.WriteString(write, "three\n")
-		}
-	}
-	write.Close()
-	if rest, err := io.ReadAll(out); len(rest) > 0 || err != nil {
-		t.Errorf("%q, %v", rest, err)
-	}
 }
 
 func TestServerSentEvents(t *testing.T) {
-	next := make(chan struct{})
-	node := real(t, "a", http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		w.Header().Set("Content-Type", "text/event-stream; charset=utf-8")
-		for range next {
-			io.WriteString(w, "data: x\n\n")
-			http.NewResponseController(w).Flush()
+	eachWay(t, func(t *testing.T, way func(testing.TB, *sticky.Options)) {
+		next := make(chan struct{})
+		node := real(t, "a", http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			w.Header().Set("Content-Type", "text/event-stream; charset=utf-8")
+			for range next {
+				io.WriteString(w, "data: x\n\n")
+				http.NewResponseController(w).Flush()
+			}
+		}))
+		o := sticky.Options{Health: unchecked}
+		way(t, &o)
+		p := newProxy(t, []sticky.Node{node}, o)
+		r := newRequest(t, "GET", front(t, p).URL, nil)
+		r.Header.Set("Accept", "text/event-stream")
+		next2 := sync.OnceFunc(func() { close(next) })
+		defer next2()
+		go func() { next <- struct{}{} }()
+		res, err := http.DefaultClient.Do(r)
+		if err != nil {
+			t.Fatal(err)
 		}
-	}))
-	p := newProxy(t, []sticky.Node{node}, sticky.Options{Health: unchecked})
-	r := newRequest(t, "GET", front(t, p).URL, nil)
-	r.Header.Set("Accept", "text/event-stream")
-	next2 := sync.OnceFunc(func() { close(next) })
-	defer next2()
-	go func() { next <- struct{}{} }()
-	res, err := http.DefaultClient.Do(r)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer res.Body.Close()
-	out := bufio.NewReader(res.Body)
-	for i := range 3 { // each is asked for only when the one before has come
-		if i > 0 {
-			next <- struct{}{}
+		defer res.Body.Close()
+		out := bufio.NewReader(res.Body)
+		for i := range 3 { // each is asked for only when the one before has come
+			if i > 0 {
+				next <- struct{}{}
+			}
+			if line, err := out.ReadString('\n'); line != "data: x\n" {
+				t.Fatalf("%q, %v", line, err)
+			}
+			out.ReadString('\n')
 		}
-		if line, err := out.ReadString('\n'); line != "data: x\n" {
-			t.Fatalf("%q, %v", line, err)
+		if s := p.Status(); s.Nodes[0].Upgraded != 1 {
+			t.Errorf("%+v; want one stream", s.Nodes[0])
 		}
-		out.ReadString('\n')
-	}
-	if s := p.Status(); s.Nodes[0].Upgraded != 1 {
-		t.Errorf("%+v; want one stream", s.Nodes[0])
+	})
+}
+
+// An event stream that would go on for ever ends when its node is drained, and
+// at Shutdown, whether or not the client had said that it wants one.
+func TestStreamsAreClosed(t *testing.T) {
+	for _, accept := range []string{"text/event-stream", "*/*"} {
+		for what, end := range map[string]func(context.Context, *sticky.Proxy) error{
+			"drain":    func(ctx context.Context, p *sticky.Proxy) error { return p.Drain(ctx, "a", sticky.Move) },
+			"shutdown": func(ctx context.Context, p *sticky.Proxy) error { return p.Shutdown(ctx) },
+		} {
+			eachWay(t, func(t *testing.T, way func(testing.TB, *sticky.Options)) {
+				gone := make(chan struct{})
+				node := real(t, "a", http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+					w.Header().Set("Content-Type", "Text/Event-Stream; charset=utf-8")
+					io.WriteString(w, "data: x\n\n")
+					http.NewResponseController(w).Flush()
+					<-r.Context().Done()
+					close(gone)
+				}))
+				o := sticky.Options{Health: unchecked, CloseOver: 20 * time.Millisecond}
+				way(t, &o)
+				p := newProxy(t, []sticky.Node{node}, o)
+				r := newRequest(t, "GET", front(t, p).URL, nil)
+				r.Header.Set("Accept", accept)
+				res, err := http.DefaultClient.Do(r)
+				if err != nil {
+					t.Fatal(err)
+				}
+				defer res.Body.Close()
+				out := bufio.NewReader(res.Body)
+				if line, err := out.ReadString('\n'); line != "data: x\n" {
+					t.Fatalf("%q, %v", line, err)
+				}
+				ctx, cancel := context.WithTimeout(t.Context(), patience)
+				defer cancel()
+				if err := end(ctx, p); err != nil {
+					t.Errorf("%s, Accept: %s: %v", what, accept, err)
+				}
+				if rest, err := io.ReadAll(out); err == nil || string(rest) != "\n" {
+					t.Errorf("%s, Accept: %s: %q, %v; want that the stream breaks off", what, accept, rest, err)
+				}
+				awaitSignal(t, "the end of the stream on the node", gone)
+				if s := p.Status(); s.InFlight != 0 || s.Nodes[0].Upgraded != 0 {
+					t.Errorf("%s, Accept: %s: %+v", what, accept, s)
+				}
+			})
+		}
 	}
 }
 
@@ -354,8 +428,10 @@ func TestSmuggling(t *testing.T) {
 		{"a bad size of a chunk", "POST / HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\nxyz\r\n\r\n" + smuggled, "400", nil},
 		{"a huge size of a chunk", "POST / HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n10000000000000000\r\n\r\n" + smuggled, "400", nil},
 		{"a chunk longer than its size", "POST / HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n1\r\nabc\r\n0\r\n\r\n" + smuggled, "400", nil},
-		{"an upgrade to nothing", "GET / HTTP/1.1\r\nHost: h\r\nConnection: close, upgrade\r\nUpgrade: \xff\r\n\r\n", "400", nil},
-		{"CONNECT", "CONNECT h:1 HTTP/1.1\r\nHost: h:1\r\n\r\n", "405", nil},
+		{"an upgrade to nothing", "GET / HTTP/1.1\r\nHost: h\r\nConnection: upgrade\r\nUpgrade: \xff\r\n\r\n" + smuggled, "400", nil},
+		{"CONNECT", "CONNECT h:1 HTTP/1.1\r\nHost: h:1\r\n\r\n" + smuggled, "405", nil},
+		{"a target without a slash", "GET http:foo HTTP/1.1\r\nHost: h\r\n\r\n" + smuggled, "400", nil},
+		{"a target that continues the host", "GET http:@evil/ HTTP/1.1\r\nHost: h\r\n\r\n" + smuggled, "400", nil},
 		{"a head that is too large", "GET / HTTP/1.1\r\nHost: h\r\nX: " + strings.Repeat("x", 32<<10) + "\r\n\r\n", "431", nil},
 		{"many fields", "GET / HTTP/1.1\r\nHost: h\r\n" + strings.Repeat("X: y\r\n", 10_000) + "\r\n", "431", nil},
 		// RFC 9112 lets a server obey the coding alone (6.3) and unfold lines
@@ -363,13 +439,15 @@ func TestSmuggling(t *testing.T) {
 		{"length and coding", "POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 4\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nab\r\n0\r\n\r\n" + smuggled, "200", []string{`POST / "ab" ["chunked"] []`}},
 		{"coding and length, the other request in the body", "POST / HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\nContent-Length: 4\r\n\r\n23\r\n" + smuggled + "\r\n0\r\n\r\n", "200", []string{fmt.Sprintf(`POST / %q ["chunked"] []`, smuggled)}},
 		{"another request after a chunked one", "POST / HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n" + smuggled, "200", []string{`POST / "" ["chunked"] []`}},
+		{"length and coding in HTTP/1.0, where only the length counts", "POST / HTTP/1.0\r\nHost: h\r\nConnection: keep-alive\r\nContent-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n" + smuggled, "200", []string{`POST / "0\r\n\r\n" [] ["5"]`}},
+		{"another request after one of HTTP/1.0", "GET / HTTP/1.0\r\nHost: h\r\nConnection: keep-alive\r\n\r\n" + smuggled, "200", []string{`GET / "" [] []`}},
 		{"a folded length", "POST / HTTP/1.1\r\nHost: h\r\nConnection: close\r\nX: a\r\n Content-Length: 35\r\n\r\n", "200", []string{`POST / "" [] ["0"]`}},
 	} {
 		mu.Lock()
 		got = nil
 		mu.Unlock()
 		answer := raw(t, s.Listener.Addr().String(), tt.text)
-		if !strings.HasPrefix(answer, "HTTP/1.1 "+tt.status) {
+		if _, status, _ := strings.Cut(answer, " "); !strings.HasPrefix(status, tt.status) {
 			t.Errorf("%s: %.80q; want %s", tt.why, answer, tt.status)
 		}
 		mu.Lock()
@@ -436,60 +514,68 @@ func expectClosed(t *testing.T, r *bufio.Reader) {
 }
 
 func TestUpgrade(t *testing.T) {
-	p := newProxy(t, []sticky.Node{real(t, "a", upgrades), real(t, "b", upgrades)}, sticky.Options{Health: unchecked, CloseOver: 50 * time.Millisecond, Keys: [][]byte{key(1)}})
-	s := front(t, p)
-	c, r, res := dialUpgrade(t, s.Listener.Addr().String(), "Cookie: affinity="+sticky.CookieValue(key(1), "a")+"\r\n")
-	if res.StatusCode != 101 || res.Header.Get("Upgrade") != "echo" {
-		t.Fatalf("%v", res)
-	}
-	expectEcho(t, c, r, "hello")
-	if st := stateOf(t, p, "a"); st.InFlight != 1 || st.Upgraded != 1 {
-		t.Errorf("%+v; want one upgraded connection in flight", st)
-	}
-	_, _, res = dialUpgrade(t, s.Listener.Addr().String(), "")
-	if !strings.HasPrefix(res.Header.Get("Set-Cookie"), "affinity=") {
-		t.Errorf("a new user's upgrade sets no cookie: %v", res.Header)
-	}
+	eachWay(t, func(t *testing.T, way func(testing.TB, *sticky.Options)) {
+		o := sticky.Options{Health: unchecked, CloseOver: 50 * time.Millisecond, Keys: [][]byte{key(1)}}
+		way(t, &o)
+		p := newProxy(t, []sticky.Node{real(t, "a", upgrades), real(t, "b", upgrades)}, o)
+		s := front(t, p)
+		c, r, res := dialUpgrade(t, s.Listener.Addr().String(), "Cookie: affinity="+sticky.CookieValue(key(1), "a")+"\r\n")
+		if res.StatusCode != 101 || res.Header.Get("Upgrade") != "echo" {
+			t.Fatalf("%v", res)
+		}
+		expectEcho(t, c, r, "hello")
+		if st := stateOf(t, p, "a"); st.InFlight != 1 || st.Upgraded != 1 {
+			t.Errorf("%+v; want one upgraded connection in flight", st)
+		}
+		_, _, res = dialUpgrade(t, s.Listener.Addr().String(), "")
+		if !strings.HasPrefix(res.Header.Get("Set-Cookie"), "affinity=") {
+			t.Errorf("a new user's upgrade sets no cookie: %v", res.Header)
+		}
 
-	// A drain ends it, and then returns.
-	if err := p.Drain(t.Context(), "a", sticky.Move); err != nil {
-		t.Fatal(err)
-	}
-	if st := stateOf(t, p, "a"); st.InFlight != 0 || st.Upgraded != 0 {
-		t.Errorf("%+v after Drain", st)
-	}
-	expectClosed(t, r)
-	_, _, res = dialUpgrade(t, s.Listener.Addr().String(), "Cookie: affinity="+sticky.CookieValue(key(1), "a")+"\r\n")
-	if res.StatusCode != 101 || !strings.Contains(res.Header.Get("Set-Cookie"), sticky.CookieValue(key(1), "b")) {
-		t.Errorf("upgraded again: %v; want b's cookie", res)
-	}
+		// A drain ends it, and then returns.
+		if err := p.Drain(t.Context(), "a", sticky.Move); err != nil {
+			t.Fatal(err)
+		}
+		if st := stateOf(t, p, "a"); st.InFlight != 0 || st.Upgraded != 0 {
+			t.Errorf("%+v after Drain", st)
+		}
+		expectClosed(t, r)
+		_, _, res = dialUpgrade(t, s.Listener.Addr().String(), "Cookie: affinity="+sticky.CookieValue(key(1), "a")+"\r\n")
+		if res.StatusCode != 101 || !strings.Contains(res.Header.Get("Set-Cookie"), sticky.CookieValue(key(1), "b")) {
+			t.Errorf("upgraded again: %v; want b's cookie", res)
+		}
+	})
 }
 
 func TestShutdownClosesUpgradedConnections(t *testing.T) {
-	p := newProxy(t, []sticky.Node{real(t, "a", upgrades)}, sticky.Options{Health: unchecked, CloseOver: 100 * time.Millisecond})
-	s := front(t, p)
-	addr := s.Listener.Addr().String()
-	var readers []*bufio.Reader
-	for range 5 {
-		c, r, _ := dialUpgrade(t, addr, "")
-		expectEcho(t, c, r, "hello")
-		readers = append(readers, r)
-	}
-	if err := p.Shutdown(t.Context()); err != nil {
-		t.Fatal(err)
-	}
-	for _, r := range readers {
-		expectClosed(t, r)
-	}
-	if st := p.Status(); st.InFlight != 0 || st.Nodes[0].Upgraded != 0 {
-		t.Errorf("%+v", st)
-	}
-	if _, _, res := dialUpgrade(t, addr, ""); res.StatusCode != 503 || res.Header.Get("Retry-After") == "" {
-		t.Errorf("a new upgrade after Shutdown: %v; want 503", res)
-	}
-	if res, body := do(t, http.DefaultClient, newRequest(t, "GET", s.URL, nil)); body != "plain" {
-		t.Errorf("another request: %v %s; want that it is served", res, body)
-	}
+	eachWay(t, func(t *testing.T, way func(testing.TB, *sticky.Options)) {
+		o := sticky.Options{Health: unchecked, CloseOver: 100 * time.Millisecond}
+		way(t, &o)
+		p := newProxy(t, []sticky.Node{real(t, "a", upgrades)}, o)
+		s := front(t, p)
+		addr := s.Listener.Addr().String()
+		var readers []*bufio.Reader
+		for range 5 {
+			c, r, _ := dialUpgrade(t, addr, "")
+			expectEcho(t, c, r, "hello")
+			readers = append(readers, r)
+		}
+		if err := p.Shutdown(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		for _, r := range readers {
+			expectClosed(t, r)
+		}
+		if st := p.Status(); st.InFlight != 0 || st.Nodes[0].Upgraded != 0 {
+			t.Errorf("%+v", st)
+		}
+		if _, _, res := dialUpgrade(t, addr, ""); res.StatusCode != 503 || res.Header.Get("Retry-After") == "" {
+			t.Errorf("a new upgrade after Shutdown: %v; want 503", res)
+		}
+		if res, body := do(t, http.DefaultClient, newRequest(t, "GET", s.URL, nil)); body != "plain" {
+			t.Errorf("another request: %v %s; want that it is served", res, body)
+		}
+	})
 }
 
 // The moments at which connections are closed are spread over the whole span.
@@ -506,46 +592,54 @@ func TestShutdownJitter(t *testing.T) {
 
 // A client that hangs up ends the node's side.
 func TestClientLeavesUpgradedConnection(t *testing.T) {
-	ended := make(chan struct{})
-	node := real(t, "a", http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		upgrades(w, r)
-		close(ended)
-	}))
-	p := newProxy(t, []sticky.Node{node}, sticky.Options{Health: unchecked})
-	c, r, _ := dialUpgrade(t, front(t, p).Listener.Addr().String(), "")
-	expectEcho(t, c, r, "x")
-	c.Close()
-	select {
-	case <-ended:
-	case <-time.After(20 * time.Second):
-		t.Error("the node's side is still open")
-	}
+	eachWay(t, func(t *testing.T, way func(testing.TB, *sticky.Options)) {
+		ended := make(chan struct{})
+		node := real(t, "a", http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			upgrades(w, r)
+			close(ended)
+		}))
+		o := sticky.Options{Health: unchecked}
+		way(t, &o)
+		p := newProxy(t, []sticky.Node{node}, o)
+		c, r, _ := dialUpgrade(t, front(t, p).Listener.Addr().String(), "")
+		expectEcho(t, c, r, "x")
+		c.Close()
+		select {
+		case <-ended:
+		case <-time.After(20 * time.Second):
+			t.Error("the node's side is still open")
+		}
+	})
 }
 
 func TestExpectContinue(t *testing.T) {
-	node := real(t, "a", http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		if r.URL.Path == "/no" {
-			w.WriteHeader(http.StatusForbidden)
-			return
+	eachWay(t, func(t *testing.T, way func(testing.TB, *sticky.Options)) {
+		node := real(t, "a", http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			if r.URL.Path == "/no" {
+				w.WriteHeader(http.StatusForbidden)
+				return
+			}
+			b, _ := io.ReadAll(r.Body)
+			w.Write(bytes.ToUpper(b))
+		}))
+		o := sticky.Options{Health: unchecked}
+		way(t, &o)
+		p := newProxy(t, []sticky.Node{node}, o)
+		s := front(t, p)
+		client := &http.Client{Transport: &http.Transport{ExpectContinueTimeout: time.Hour}}
+		r := newRequest(t, "POST", s.URL, strings.NewReader("body"))
+		r.Header.Set("Expect", "100-continue")
+		if _, body := do(t, client, r); body != "BODY" {
+			t.Errorf("%q", body)
 		}
-		b, _ := io.ReadAll(r.Body)
-		w.Write(bytes.ToUpper(b))
-	}))
-	p := newProxy(t, []sticky.Node{node}, sticky.Options{Health: unchecked})
-	s := front(t, p)
-	client := &http.Client{Transport: &http.Transport{ExpectContinueTimeout: time.Hour}}
-	r := newRequest(t, "POST", s.URL, strings.NewReader("body"))
-	r.Header.Set("Expect", "100-continue")
-	if _, body := do(t, client, r); body != "BODY" {
-		t.Errorf("%q", body)
-	}
-	read := false
-	r = newRequest(t, "POST", s.URL+"/no", readerFunc(func(p []byte) (int, error) { read = true; return 0, io.EOF }))
-	r.ContentLength = 4
-	r.Header.Set("Expect", "100-continue")
-	if res, _ := do(t, client, r); res.StatusCode != 403 || read {
-		t.Errorf("%d, body asked for: %v; want 403 without it", res.StatusCode, read)
-	}
+		read := false
+		r = newRequest(t, "POST", s.URL+"/no", readerFunc(func(p []byte) (int, error) { read = true; return 0, io.EOF }))
+		r.ContentLength = 4
+		r.Header.Set("Expect", "100-continue")
+		if res, _ := do(t, client, r); res.StatusCode != 403 || read {
+			t.Errorf("%d, body asked for: %v; want 403 without it", res.StatusCode, read)
+		}
+	})
 }
 
 type readerFunc func([]byte) (int, error)

@@ -32,7 +32,7 @@ type node struct {
 	weight  float64
 	maxIn   int // as in Node
 	health  healthState
-	proven  bool // a check or a request has succeeded once
+	proven  bool // a check has succeeded once
 	okRun   int
 	failRun int
 	since   time.Time // of health

@@ -10,6 +10,7 @@ import (
 	"net/http"
 	"net/netip"
 	"net/url"
+	"strings"
 	"time"
 )
 
@@ -118,7 +119,7 @@ type Options struct {
 	// [http.Transport] a node. DialTimeout, HeaderTimeout, IdleTimeout and Dial
 	// are then its own affair. See ErrNotSent; it must call the hooks GotConn and
 	// GotFirstResponseByte of [net/http/httptrace], or wait for an answer before
-	// it returns an error.
+	// it returns an error; and to close a response's body must end a Read of it.
 	Transport http.RoundTripper
 
 	// Observer is called when a request has ended, for logs and traces.
@@ -231,7 +232,8 @@ type Retry struct {
 
 	// Budget is how many requests may be sent again after they were sent, as a
 	// part of all; 0 is 0.1, negative is none. Up to 500 may be saved up, for the
-	// moment when a node dies. What never left is not counted.
+	// moment when a node dies. Not counted is what never left, and what a transport
+	// replays by itself to the same node.
 	Budget float64
 
 	// MaxBody is how many bytes of a body with an Idempotency-Key are kept, so
@@ -306,10 +308,10 @@ func (o *Options) check() error {
 	case h.Fall < 0, h.Rise < 0, h.Fails < 0, o.Retry.Attempts < 0:
 		return configErr("Health.Fall, Rise and Fails and Retry.Attempts are not negative; leave them 0 for the default")
 	case h.Path != "" && h.Path[0] != '/':
-		return configErr("Health.Path %q does not begin with /", h.Path)
+		return configErr("Health.Path %q does not begin with /; write /healthz", h.Path)
 	}
-	if u, err := url.ParseRequestURI(o.Health.Path); o.Health.Path != "" && (err != nil || u.Fragment != "") {
-		return configErr("Health.Path %q is no path", o.Health.Path)
+	if _, err := url.ParseRequestURI(o.Health.Path); o.Health.Path != "" && (err != nil || strings.Contains(o.Health.Path, "#")) {
+		return configErr("Health.Path %q is no path; write /healthz, escaped and without a fragment", o.Health.Path)
 	}
 	for _, p := range o.Trusted {
 		if !p.IsValid() {

@@ -33,10 +33,11 @@ type Proxy struct {
 	end  context.CancelFunc
 	work sync.WaitGroup
 
-	mu     sync.Mutex
-	nodes  map[string]*node
-	order  []*node
-	closed bool
+	mu        sync.Mutex
+	nodes     map[string]*node
+	order     []*node
+	closed    bool
+	filedRate bool // the last Config had a rate for Rebalance
 }
 
 // New returns a proxy over these nodes; there may be none yet. They count as up
@@ -84,8 +85,14 @@ func (p *Proxy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		http.Error(w, "CONNECT is for forward proxies", http.StatusMethodNotAllowed)
 		return
 	}
+	if r.URL.Opaque != "" {
+		w.Header().Set("Connection", "close")
+		http.Error(w, "the request's target is no path", http.StatusBadRequest)
+		return
+	}
 	upgrade := isUpgrade(r.Header)
 	if upgrade && !printable(r.Header.Get("Upgrade")) {
+		w.Header().Set("Connection", "close") // what follows is no request, if it took that for an upgrade
 		http.Error(w, "Upgrade names no protocol", http.StatusBadRequest)
 		return
 	}
@@ -119,6 +126,7 @@ func (p *Proxy) Shutdown(ctx context.Context) error {
 	p.end()
 	for _, n := range p.order {
 		p.stopTimer(n)
+		n.quiet.tell() // a Drain that waits for the timer
 	}
 	p.mu.Unlock()
 

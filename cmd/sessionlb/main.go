@@ -23,6 +23,10 @@
 // A file that cannot be read or is wrong changes nothing and is reported in the
 // log. A certificate that changes is used for the next connection.
 //
+// With -direct the nodes are reached by [sticky.DirectTransport], which spends
+// about a fifth less CPU on a request than http.Transport. The other flags mean
+// the same.
+//
 // # The admin address
 //
 // It is apart from the users' and serves

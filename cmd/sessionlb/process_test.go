@@ -18,6 +18,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/distsession/session/sticky"
 )
 
 // TestMain lets the test's own binary be the program.
@@ -308,6 +310,35 @@ func TestProcess(t *testing.T) {
 	}
 	if strings.Contains(log, cookies["a"]) || strings.Contains(log, "affinity") {
 		t.Error("a cookie is in the access log")
+	}
+}
+
+// The flags that say how nodes are reached hold for DirectTransport too.
+func TestDirect(t *testing.T) {
+	app := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.URL.Path == "/hangs" {
+			<-r.Context().Done()
+		}
+		io.WriteString(w, "ok")
+	}))
+	t.Cleanup(app.Close)
+	args := []string{"-direct", "-node", "a=" + app.URL, "-header-timeout", "200ms"}
+	s, err := readSettings(args, io.Discard)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, ok := s.options.Transport.(*sticky.DirectTransport); !ok {
+		t.Errorf("the transport is a %T", s.options.Transport)
+	}
+	p := start(t, args...)
+	if _, body := get(t, once, "http://"+p.users); body != "ok" {
+		t.Errorf("%q", body)
+	}
+	if res, _ := get(t, once, "http://"+p.users+"/hangs"); res.StatusCode != http.StatusGatewayTimeout {
+		t.Errorf("a node that hangs: %d; want 504", res.StatusCode)
+	}
+	if code := p.stop(syscall.SIGTERM); code != 0 {
+		t.Errorf("exit status %d", code)
 	}
 }
 

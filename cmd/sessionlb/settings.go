@@ -25,6 +25,7 @@ type settings struct {
 	listen, admin     string
 	adminHosts        string
 	tlsCert, tlsKey   string
+	direct            bool
 	affinity          string
 	keys              string
 	sameSite          string
@@ -77,6 +78,7 @@ func (s *settings) flags() *flag.FlagSet {
 	f.DurationVar(&o.DialTimeout, "dial-timeout", 2*time.Second, "how long connecting to a node may take")
 	f.DurationVar(&o.HeaderTimeout, "header-timeout", 30*time.Second, "how long a node may take to begin its answer; negative: for ever")
 	f.DurationVar(&o.IdleTimeout, "idle-timeout", 30*time.Second, "how long an unused connection to a node is kept; shorter than the node keeps it")
+	f.BoolVar(&s.direct, "direct", false, "reach the nodes by sticky.DirectTransport rather than http.Transport: less CPU a request")
 	f.DurationVar(&o.CloseOver, "close-over", 5*time.Second, "time over which upgraded connections are closed; negative: at once")
 	f.DurationVar(&s.grace, "grace", 30*time.Second, "how long stopping may take")
 	f.IntVar(&s.maxHeader, "max-header", 64<<10, "bytes that a request's head may have")
@@ -201,6 +203,9 @@ func (s *settings) complete() (err error) {
 		return fmt.Errorf("-max-header is %d; give 1024 to 16777216", s.maxHeader)
 	case s.grace <= 0:
 		return errors.New("-grace is not positive")
+	}
+	if s.direct {
+		o.Transport = sticky.NewDirectTransport(&sticky.DirectOptions{DialTimeout: o.DialTimeout, HeaderTimeout: o.HeaderTimeout, IdleTimeout: o.IdleTimeout})
 	}
 	if s.keys != "" {
 		if o.Keys, err = readKeys(s.keys); err != nil {
