@@ -18,6 +18,12 @@
 // one. Further nodes join with role=cacher: they have no vote and no disk, and
 // may come and go. Do not scale voters up and down.
 //
+// Closing a store that was opened by URL stops its node at once. To stop with
+// care for the others:
+//
+//	store, _ := session.As[*natsstore.Store](s) // of session.Open
+//	store.Node().Shutdown(ctx)                  // hands over and closes both
+//
 // Between nodes TLS and a secret are required unless every address is loopback.
 // Each node shows a certificate that is good for a server and a client; who has
 // none, or not the secret, is not let in. No client can connect unless

@@ -250,7 +250,7 @@ func (n *Node) Close() error {
 		n.stores = map[*Store]bool{}
 		n.mu.Unlock()
 		for s := range stores {
-			s.Close()
+			s.end()
 		}
 		n.server.Shutdown()
 		n.server.WaitForShutdown()

@@ -163,6 +163,57 @@ func TestCloseLeavesNothing(t *testing.T) {
 	until(t, "the goroutines' end", func() bool { return runtime.NumGoroutine() <= before })
 }
 
+// A store that was opened by URL has its node. Whichever of the two is closed,
+// or both at once, both end.
+func TestCloseByURL(t *testing.T) {
+	for _, tt := range []struct {
+		name  string
+		close []func(context.Context, session.Store, *natsstore.Node) error
+	}{
+		{"Shutdown of the node", []func(context.Context, session.Store, *natsstore.Node) error{
+			func(ctx context.Context, _ session.Store, n *natsstore.Node) error { return n.Shutdown(ctx) },
+		}},
+		{"Close of the store", []func(context.Context, session.Store, *natsstore.Node) error{
+			func(_ context.Context, s session.Store, _ *natsstore.Node) error { return session.Close(s) },
+		}},
+		{"both at once, more than once", []func(context.Context, session.Store, *natsstore.Node) error{
+			func(_ context.Context, s session.Store, _ *natsstore.Node) error { return session.Close(s) },
+			func(_ context.Context, _ session.Store, n *natsstore.Node) error { return n.Close() },
+			func(ctx context.Context, _ session.Store, n *natsstore.Node) error { return n.Shutdown(ctx) },
+			func(_ context.Context, s session.Store, _ *natsstore.Node) error { return session.Close(s) },
+		}},
+	} {
+		s, err := session.Open(t.Context(), "nats+embedded:?durability=memory&consistency=local")
+		if err != nil {
+			t.Fatal(err)
+		}
+		store, ok := session.As[*natsstore.Store](s)
+		if !ok {
+			t.Fatalf("%T", s)
+		}
+		n := store.Node()
+		ended := make(chan error)
+		for _, f := range tt.close {
+			go func() { ended <- f(t.Context(), s, n) }()
+		}
+		for range tt.close {
+			select {
+			case err := <-ended:
+				if err != nil {
+					t.Errorf("%s: %v", tt.name, err)
+				}
+			case <-time.After(patience):
+				t.Fatalf("%s: does not end", tt.name)
+			}
+		}
+		if _, err := os.Stat(n.Dir()); !errors.Is(err, os.ErrNotExist) {
+			t.Errorf("%s: %s is left: %v", tt.name, n.Dir(), err)
+		}
+		_, err = store.Load(t.Context(), session.NewToken())
+		failed(t, tt.name+": a load afterwards", err)
+	}
+}
+
 // A cacher joins, keeps a copy, and saves through the voters. Without it they go
 // on.
 func TestCacher(t *testing.T) {

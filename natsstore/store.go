@@ -296,8 +296,9 @@ func (s *Store) sweep(ctx context.Context) {
 	}
 }
 
-// Node is the node that Open made for the store, or that it was opened on; nil
-// where the servers run by themselves.
+// Node is the node that session.Open made for the store, or that it was opened
+// on; nil where the servers run by themselves. Whoever opened the store by URL
+// stops the application with Node().Shutdown, which hands over and closes both.
 func (s *Store) Node() *Node { return s.node }
 
 // usable is nil once the bucket is known to be as it must be.
@@ -312,9 +313,17 @@ func (s *Store) usable() error {
 }
 
 // Close ends the store: its goroutines, and the connection and the node if Open
-// made them.
+// made them. It stops a node at once; Node().Shutdown does it with care.
 func (s *Store) Close() error {
-	var err error
+	s.end()
+	if s.ownsNode {
+		return s.node.Close()
+	}
+	return nil
+}
+
+// end is Close, but for the node, which ends its stores itself.
+func (s *Store) end() {
 	s.close.Do(func() {
 		s.stop()
 		s.done.Wait()
@@ -323,12 +332,8 @@ func (s *Store) Close() error {
 		}
 		if s.node != nil {
 			s.node.forget(s)
-			if s.ownsNode {
-				err = s.node.Close()
-			}
 		}
 	})
-	return err
 }
 
 // subject is where a record stands. What session.ID did not make is encoded, so
