@@ -58,11 +58,15 @@
 // never wins: its save is ErrConflict, and the manager loads what the leader has.
 //
 // MaxStale is proven, not assumed. Each node sends a message of its own through
-// the stream, five times in MaxStale or every second. Only its return through
-// the feed shows that the copy has what was acknowledged before it was sent, and
-// only its acknowledgement that the leader still has a majority, for one that is
-// cut off believes for ten seconds that it leads. A process that was stopped and
-// goes on, or a machine that slept, sees by both its clocks that its copy is old.
+// the stream, five times in MaxStale or every second. Only when it has come back
+// through the feed, and nothing is pending there, is the copy known to have what
+// was acknowledged before it was sent: while more is pending, a session that is
+// written all the time may be replaced each time before the feed comes to it. A
+// feed that is late for MaxStale makes loads ask the leader. And only the
+// message's acknowledgement shows that the leader still has a majority, for one
+// that is cut off believes for ten seconds that it leads. A process that was
+// stopped and goes on, or a machine that slept, sees by both its clocks that its
+// copy is old.
 //
 // List, DeleteUser and Scan ask the leader in either mode, and so see every
 // change; DeleteUser is seen by all nodes within MaxStale. A user's index is one

@@ -5,6 +5,7 @@ import (
 	"time"
 
 	"github.com/distsession/session"
+	"github.com/nats-io/nats.go/jetstream"
 )
 
 // OpenHeld is Open, and the feed waits before each message until hold returns.
@@ -45,13 +46,49 @@ func (a *Asks) Do(ctx context.Context, id string, f func(context.Context, string
 
 const MaxAsks = maxAsks
 
-// Pulses are beats that were sent.
-type Pulses struct{ p *pulse }
+// Feed is a copy with the beats that prove how new it is, without a stream.
+type Feed struct{ s *Store }
 
-func NewPulses() *Pulses { return &Pulses{&pulse{sent: map[uint64]beat{}}} }
+func NewFeed() *Feed {
+	return &Feed{&Store{prefix: "$KV.b.", copy: newCopy(), pulse: &pulse{subject: "$KV.b.b.own", sent: map[uint64]time.Time{}}}}
+}
 
-func (p *Pulses) Sent(n uint64, at time.Time)                { p.p.sent[n] = beat{at, p.p.back} }
-func (p *Pulses) Came(data string, pending uint64) time.Time { return p.p.came([]byte(data), pending) }
+// Sent notes that a beat was sent.
+func (f *Feed) Sent(n uint64, at time.Time) { f.s.pulse.sent[n] = at }
+
+// Apply brings a message; the subject "beat" is that of the own beats.
+func (f *Feed) Apply(subject string, data []byte, seq uint64, consumer string, pending uint64) error {
+	if subject == "beat" {
+		subject = "b.own"
+	}
+	m := fedMessage{subject: f.s.prefix + subject, data: data}
+	m.meta = jetstream.MsgMetadata{Consumer: consumer, NumPending: pending, Sequence: jetstream.SequencePair{Stream: seq}}
+	return f.s.apply(m)
+}
+
+type fedMessage struct {
+	jetstream.Msg
+	subject string
+	data    []byte
+	meta    jetstream.MsgMetadata
+}
+
+func (m fedMessage) Subject() string                           { return m.subject }
+func (m fedMessage) Data() []byte                              { return m.data }
+func (m fedMessage) Metadata() (*jetstream.MsgMetadata, error) { return &m.meta, nil }
+
+// Forget is what happens when the copy is too old.
+func (f *Feed) Forget() { f.s.forget() }
+
+// Has tells which version is in the copy, 0 for none, and as of when it has
+// everything.
+func (f *Feed) Has(id string) (version int64, as time.Time) {
+	if rec, _ := f.s.copy.get(id); rec != nil {
+		version = rec.Version
+	}
+	as, _, _ = f.s.copy.state()
+	return version, as
+}
 
 // PublishRaw writes whatever one likes into the bucket.
 func (s *Store) PublishRaw(subject string, data []byte) error {

@@ -3,6 +3,7 @@ package natsstore_test
 import (
 	"context"
 	"errors"
+	"fmt"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -141,6 +142,55 @@ func TestFeedHeldBack(t *testing.T) {
 	load(t, here, newcomer)
 }
 
+// While one session is written all the time and others with it, Sync comes to an
+// end, and shows what was acknowledged before it began.
+func TestSyncUnderLoad(t *testing.T) {
+	nodes := startNodes(t, 1)
+	bucket := newBucket()
+	here := open(t, nodes[0], &natsstore.Options{Bucket: bucket, Consistency: natsstore.Local})
+	there := open(t, nodes[0], &natsstore.Options{Bucket: bucket})
+	ctx, stop := context.WithCancel(t.Context())
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	defer stop()
+	var saved atomic.Int64 // the version of the first session that was acknowledged
+	var watched string
+	for i := range 8 {
+		rec, token := create(t, there, "ann")
+		if i == 0 {
+			watched = token
+		}
+		wg.Go(func() {
+			rec := load1(rec)
+			for ctx.Err() == nil {
+				if _, err := there.Save(ctx, rec); err != nil {
+					if ctx.Err() == nil {
+						t.Errorf("a save: %v", err)
+					}
+					return
+				}
+				rec = next(rec)
+				if i == 0 {
+					saved.Store(rec.Version)
+				}
+			}
+		})
+	}
+	for range 20 {
+		before := saved.Load()
+		if err := here.Sync(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		if got := load(t, here, watched); got.Version < before {
+			t.Fatalf("after Sync version %d is shown; %d was acknowledged before", got.Version, before)
+		}
+		if err := here.Ready(t.Context()); err != nil {
+			t.Error(err)
+		}
+		until(t, "another save", func() bool { return saved.Load() > before })
+	}
+}
+
 // Without a majority nothing is answered that may be too old, and nothing is
 // ErrNotFound.
 func TestNoMajority(t *testing.T) {
@@ -253,39 +303,103 @@ func TestCopy(t *testing.T) {
 	}
 }
 
-// A beat that comes back vouches for what was acknowledged before it was sent,
-// if nothing is pending behind it; otherwise for what the last one before it
-// that had come back did.
-func TestPulse(t *testing.T) {
+// What a message proves of the copy: nothing while more is pending behind it,
+// and otherwise that it has what was acknowledged before the newest beat that
+// has come was sent.
+func TestFeedProves(t *testing.T) {
 	began := time.Now()
-	at := func(n int) time.Time { return began.Add(time.Duration(n) * time.Second) }
-	p := natsstore.NewPulses()
-	for _, tt := range []struct {
-		name    string
-		data    string
-		pending uint64
-		want    time.Time
-	}{
-		{"the first, with more behind it: nothing is known", "1", 3, time.Time{}},
-		{"the second, which was sent before the first came back", "2", 3, time.Time{}},
-		{"the third, with more behind it: as the second", "3", 3, at(2)},
-		{"the fourth, with nothing behind it", "4", 0, at(4)},
-		{"the fourth again", "4", 0, time.Time{}},
-		{"one of another", "99", 0, time.Time{}},
-		{"no number", "x", 0, time.Time{}},
-	} {
-		switch tt.data {
-		case "1":
-			p.Sent(1, at(1))
-			p.Sent(2, at(2))
-		case "3":
-			p.Sent(3, at(3))
-			p.Sent(4, at(4))
+	at := func(n uint64) time.Time { return began.Add(time.Duration(n) * time.Second) }
+	token, stranger := session.NewToken(), session.NewToken()
+	id := session.ID(token)
+	text := func(id string, version int64) []byte {
+		rec, _ := draft("ann")
+		rec.ID, rec.Version = id, version-1
+		data, err := session.EncodeRecord(rec, session.NewTrail())
+		if err != nil {
+			t.Fatal(err)
 		}
-		if got := p.Came(tt.data, tt.pending); !got.Equal(tt.want) {
-			t.Errorf("%s: %v; want %v", tt.name, got, tt.want)
+		return data
+	}
+	type message struct {
+		sent    []uint64 // beats that are sent before it comes
+		beat    uint64   // it is this one, or
+		version int64    // this version of the session; 0: another session's
+		from    string   // the consumer
+		pending uint64
+		forget  bool   // the copy begins anew before
+		as      uint64 // then the copy is known to have what was before this beat; 0: nothing is
+	}
+	for _, tt := range []struct {
+		name     string
+		messages []message
+		version  int64 // that the copy has in the end
+	}{
+		{"a beat with nothing behind it", []message{{sent: []uint64{1}, beat: 1, as: 1}}, 0},
+		{"a beat with more behind it, and the last of that", []message{
+			{sent: []uint64{1}, beat: 1, pending: 2}, {version: 1, pending: 1}, {as: 1},
+		}, 1},
+		{"beats, and always more behind them", []message{
+			{sent: []uint64{1}, beat: 1, pending: 5}, {sent: []uint64{2}, beat: 2, pending: 7}, {sent: []uint64{3}, beat: 3, pending: 1},
+			{sent: []uint64{4}, beat: 4, pending: 1},
+		}, 0},
+		// The second version was acknowledged before the first beat was sent, and
+		// so was each that replaced it before the feed came there: the copy has
+		// the first all the time.
+		{"a session that is always replaced before it is brought", []message{
+			{version: 1, pending: 0},
+			{sent: []uint64{1}, beat: 1, pending: 1}, {sent: []uint64{2}, beat: 2, pending: 1}, {sent: []uint64{3}, beat: 3, pending: 1},
+			{version: 9, as: 3},
+		}, 9},
+		{"a beat that comes twice, and one that was not sent", []message{
+			{sent: []uint64{1, 2}, beat: 1, as: 1}, {beat: 1, as: 1}, {beat: 7, as: 1}, {beat: 2, as: 2},
+		}, 0},
+		{"nothing behind it, and no beat has come yet", []message{{sent: []uint64{1}}}, 0},
+		{"another consumer goes on, which may be behind", []message{
+			{sent: []uint64{1}, beat: 1, from: "a", as: 1},
+			{sent: []uint64{2, 3}, beat: 2, from: "a", pending: 1, as: 1},
+			{from: "b", as: 1},          // the second beat was seen elsewhere
+			{beat: 3, from: "b", as: 1}, // and the third was sent before the change
+			{sent: []uint64{4}, beat: 4, from: "b", as: 4},
+		}, 0},
+		{"the copy begins anew, with another consumer", []message{
+			{sent: []uint64{1, 2}, beat: 1, from: "a", as: 1},
+			{forget: true, from: "b", as: 0},
+			{beat: 2, from: "b", as: 2},
+		}, 0},
+	} {
+		f := natsstore.NewFeed()
+		for i, m := range tt.messages {
+			for _, n := range m.sent {
+				f.Sent(n, at(n))
+			}
+			if m.forget {
+				f.Forget()
+			}
+			subject, data := "r."+session.ID(stranger), text(session.ID(stranger), 1)
+			switch {
+			case m.beat > 0:
+				subject, data = "beat", fmt.Append(nil, m.beat)
+			case m.version > 0:
+				subject, data = "r."+id, text(id, m.version)
+			}
+			if err := f.Apply(subject, data, uint64(i+1), m.from, m.pending); err != nil {
+				t.Fatalf("%s: %v", tt.name, err)
+			}
+			want := time.Time{}
+			if m.as > 0 {
+				want = at(m.as)
+			}
+			if _, as := f.Has(id); !as.Equal(want) {
+				t.Errorf("%s: after message %d the copy is as of %v; want %v", tt.name, i+1, as, want)
+			}
+		}
+		if version, _ := f.Has(id); version != tt.version {
+			t.Errorf("%s: the copy has version %d; want %d", tt.name, version, tt.version)
 		}
 	}
+}
+
+func TestSince(t *testing.T) {
 	if natsstore.Since(time.Time{}) < time.Hour {
 		t.Error("a copy that never was complete is believed")
 	}

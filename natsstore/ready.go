@@ -102,7 +102,7 @@ func (s *Store) sync(ctx context.Context) error {
 		if err := s.pulse.beat(ctx); err != nil {
 			return err
 		}
-		t := time.NewTimer(s.pulse.every) // another may have taken its place
+		t := time.NewTimer(s.pulse.every) // another may have taken its place, or the feed another server's
 		select {
 		case <-ctx.Done():
 			t.Stop()
