@@ -46,6 +46,16 @@ func (a *Asks) Do(ctx context.Context, id string, f func(context.Context, string
 
 const MaxAsks = maxAsks
 
+// AskHeld is a load's question to the leader, whose answer comes only when held
+// returns.
+func (s *Store) AskHeld(ctx context.Context, id string, held func()) (*session.Record, error) {
+	return s.asks.do(ctx, id, func(ctx context.Context, id string) (*session.Record, error) {
+		rec, err := s.leaders(ctx, id)
+		held()
+		return rec, err
+	})
+}
+
 // Feed is a copy with the beats that prove how new it is, without a stream.
 type Feed struct{ s *Store }
 
@@ -89,6 +99,9 @@ func (f *Feed) Has(id string) (version int64, as time.Time) {
 	as, _, _ = f.s.copy.state()
 	return version, as
 }
+
+// ClearCopy makes the copy empty, as one that begins anew is.
+func (s *Store) ClearCopy() { s.forget() }
 
 // PublishRaw writes whatever one likes into the bucket.
 func (s *Store) PublishRaw(subject string, data []byte) error {

@@ -142,6 +142,71 @@ func TestFeedHeldBack(t *testing.T) {
 	load(t, here, newcomer)
 }
 
+// A load that begins after this node changed or ended a session does not take
+// part in a question that was answered before, even where the copy tells nothing.
+func TestOwnChangeIsSeen(t *testing.T) {
+	s := open(t, startNodes(t, 1)[0], &natsstore.Options{Consistency: natsstore.Local})
+	for _, tt := range []struct {
+		name  string
+		write func(t *testing.T, rec *session.Record) error
+		live  bool
+	}{
+		{"Save", func(t *testing.T, rec *session.Record) error { _, err := s.Save(t.Context(), rec); return err }, true},
+		{"Touch", func(t *testing.T, rec *session.Record) error {
+			return s.Touch(t.Context(), rec.ID, time.Now(), rec.Expires.Add(time.Minute))
+		}, true},
+		{"Delete", func(t *testing.T, rec *session.Record) error { return s.Delete(t.Context(), rec.ID) }, false},
+		{"DeleteUser", func(t *testing.T, rec *session.Record) error {
+			n, err := s.DeleteUser(t.Context(), rec.User, "")
+			if n != 1 {
+				t.Errorf("DeleteUser ended %d sessions", n)
+			}
+			return err
+		}, false},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			_, token := create(t, s, "ann of "+tt.name)
+			rec := load(t, s, token)
+			ctx, cancel := context.WithTimeout(t.Context(), patience)
+			defer cancel()
+			asked, release := make(chan struct{}), make(chan struct{})
+			var first sync.WaitGroup
+			first.Go(func() {
+				if _, err := s.AskHeld(ctx, rec.ID, func() { close(asked); <-release }); err != nil {
+					t.Errorf("the question that was asked before: %v", err)
+				}
+			})
+			<-asked
+			if err := tt.write(t, rec); err != nil {
+				t.Fatal(err)
+			}
+			s.ClearCopy()
+			late := make(chan error, 1)
+			var got *session.Record
+			go func() {
+				var err error
+				got, err = s.Load(ctx, token)
+				late <- err
+			}()
+			select {
+			case err := <-late:
+				switch {
+				case !tt.live:
+					wantErr(t, "a load after it", err, session.ErrNotFound)
+				case err != nil:
+					t.Error(err)
+				case got.Version == rec.Version && got.Expires.Equal(rec.Expires):
+					t.Errorf("a load after it shows the session as it was: %+v", got)
+				}
+			case <-ctx.Done():
+				t.Error("a load after it waits for what was asked before")
+			}
+			close(release)
+			first.Wait()
+		})
+	}
+}
+
 // While one session is written all the time and others with it, Sync comes to an
 // end, and shows what was acknowledged before it began.
 func TestSyncUnderLoad(t *testing.T) {
