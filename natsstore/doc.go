@@ -108,6 +108,8 @@
 // was wiped fetches everything again. Wipe no second one before it is ready, or
 // an empty majority could be elected.
 //
-// Ready tells when a node can serve, and ReadyHandler tells a load balancer. A
-// cluster that is started for the first time is ready when a majority is up.
+// Ready tells when a node can serve, or what is missing, and ReadyHandler tells a
+// load balancer. The first start of a cluster takes all voters: until each has
+// been up the others wait. It is the same where Durability is Memory, there is no
+// Dir, and all have ended. Later a majority is enough.
 package natsstore

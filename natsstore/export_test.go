@@ -2,6 +2,7 @@ package natsstore
 
 import (
 	"context"
+	"log/slog"
 	"time"
 
 	"github.com/distsession/session"
@@ -102,6 +103,14 @@ func (f *Feed) Has(id string) (version int64, as time.Time) {
 
 // ClearCopy makes the copy empty, as one that begins anew is.
 func (s *Store) ClearCopy() { s.forget() }
+
+// Note notes what came of a look at the bucket, in a store that logs there.
+func Note(log *slog.Logger) func(error) {
+	return (&Store{log: log, link: &link{stream: "KV_b"}}).note
+}
+
+// Unfit is the kind of error that only an operator mends.
+var Unfit = errUnfit
 
 // PublishRaw writes whatever one likes into the bucket.
 func (s *Store) PublishRaw(subject string, data []byte) error {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 	"sync/atomic"
 	"time"
 
@@ -51,6 +52,30 @@ func (st *nodeState) keep(ctx context.Context) {
 		}
 	}
 }
+
+// leaderless returns a Raft group in which this node knows no leader: the
+// cluster's own, or one of a stream that it holds. "" if there is none.
+func (n *Node) leaderless() string {
+	groups := n.server.Raftz(&server.RaftzOptions{})
+	if groups == nil {
+		return ""
+	}
+	for _, account := range *groups {
+		for name, g := range account {
+			if g.Leader == "" && (name == metaGroup || strings.HasPrefix(name, streamGroup)) {
+				return name
+			}
+		}
+	}
+	return ""
+}
+
+// How nats-server names the groups (defaultMetaGroupName, groupNameForStream in
+// jetstream_cluster.go).
+const (
+	metaGroup   = "_meta_"
+	streamGroup = "S-"
+)
 
 func (st *nodeState) look() error {
 	n := st.node

@@ -314,6 +314,50 @@ func TestShutdown(t *testing.T) {
 	}
 }
 
+// The first start takes all voters, and a node that waits for one says so:
+// wherever it is asked, and once in its log.
+func TestFirstStart(t *testing.T) {
+	many(t)
+	t.Parallel()
+	var addrs []string
+	for range 3 {
+		addrs = append(addrs, "127.0.0.1:"+servers.FreePort(t))
+	}
+	log, text := newLog(slog.LevelWarn)
+	start := func(i int) *natsstore.Node {
+		return startNode(t, &natsstore.NodeOptions{
+			Name: fmt.Sprint("n", i), Listen: addrs[i], Voters: addrs, Durability: natsstore.Memory, Logger: log,
+		})
+	}
+	start(1)
+	s, err := start(0).Open(nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	const missing = "all 3 must be up"
+	until(t, "a node that says what it waits for", func() bool { return contains(s.Ready(t.Context()), missing) })
+	w := httptest.NewRecorder()
+	s.ReadyHandler().ServeHTTP(w, httptest.NewRequest("GET", "/ready", nil))
+	if w.Code != http.StatusServiceUnavailable || !strings.Contains(w.Body.String(), missing) {
+		t.Errorf("the handler says %d %s", w.Code, w.Body)
+	}
+	_, err = s.Load(t.Context(), session.NewToken())
+	failed(t, "a load", err)
+	if !contains(err, missing) {
+		t.Errorf("a load: %v", err)
+	}
+	if !strings.Contains(text(), missing) {
+		t.Errorf("the log does not say it:\n%s", text())
+	}
+	start(2)
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	defer cancel()
+	if err := s.WaitReady(ctx); err != nil {
+		t.Fatal(err)
+	}
+	create(t, s, "ann")
+}
+
 func TestReadyHandler(t *testing.T) {
 	n := startNodes(t, 1)[0]
 	s := open(t, n, &natsstore.Options{Consistency: natsstore.Local})
@@ -448,29 +492,35 @@ func TestPortsLetNobodyElseIn(t *testing.T) {
 
 // What the server logs goes to the logger, and shows no password.
 func TestLog(t *testing.T) {
-	var text strings.Builder
-	var mu sync.Mutex
-	log := slog.New(slog.NewTextHandler(writer(func(b []byte) (int, error) {
-		mu.Lock()
-		defer mu.Unlock()
-		return text.Write(b)
-	}), &slog.HandlerOptions{Level: slog.LevelDebug}))
+	log, text := newLog(slog.LevelDebug)
 	addrs := []string{"127.0.0.1:" + servers.FreePort(t), "127.0.0.1:" + servers.FreePort(t), "127.0.0.1:" + servers.FreePort(t)}
 	n := startNode(t, &natsstore.NodeOptions{Name: "n0", Listen: addrs[0], Voters: addrs, Durability: natsstore.Memory, Secret: secret, Logger: log})
-	until(t, "a line about the other voters", func() bool {
-		mu.Lock()
-		defer mu.Unlock()
-		return strings.Contains(text.String(), addrs[1])
-	})
+	until(t, "a line about the other voters", func() bool { return strings.Contains(text(), addrs[1]) })
 	n.Close()
 	_, client := natsstore.Credentials(secret)
 	for _, pass := range []string{string(secret), natsstore.RoutePassword(secret), client} {
-		if strings.Contains(text.String(), pass) {
-			t.Errorf("the log shows a password:\n%s", text.String())
+		if strings.Contains(text(), pass) {
+			t.Errorf("the log shows a password:\n%s", text())
 		}
 	}
-	if !strings.Contains(text.String(), "node=n0") {
-		t.Errorf("the log does not say whose it is:\n%s", text.String())
+	if !strings.Contains(text(), "node=n0") {
+		t.Errorf("the log does not say whose it is:\n%s", text())
+	}
+}
+
+// newLog returns a logger, and what it has logged.
+func newLog(least slog.Level) (log *slog.Logger, text func() string) {
+	var all strings.Builder
+	var mu sync.Mutex
+	put := func(b []byte) (int, error) {
+		mu.Lock()
+		defer mu.Unlock()
+		return all.Write(b)
+	}
+	return slog.New(slog.NewTextHandler(writer(put), &slog.HandlerOptions{Level: least})), func() string {
+		mu.Lock()
+		defer mu.Unlock()
+		return all.String()
 	}
 }
 

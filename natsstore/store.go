@@ -102,6 +102,7 @@ type Store struct {
 	ownsNode bool // Open made the node as well
 
 	prepared atomic.Pointer[error] // nil: not yet; to nil: the bucket is as it must be
+	trouble  atomic.Pointer[error] // what came of the last look at the bucket
 	restart  chan struct{}
 	hold     func(context.Context) // for tests: holds the feed back
 
@@ -179,16 +180,39 @@ func (s *Store) first(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, firstCheck)
 	defer cancel()
 	err := s.prepare(ctx)
-	switch {
-	case errors.Is(err, errUnfit):
+	if errors.Is(err, errUnfit) {
 		return configError("%w", err)
-	case err == nil:
+	}
+	s.note(err)
+	if err == nil {
 		s.prepared.Store(&err)
-	default:
-		s.log.Warn("session: nats: the servers do not answer yet", "error", err)
 	}
 	return nil
 }
+
+// note keeps what came of a look at the bucket, for those who ask why the store
+// does not serve, and logs it unless it is what came of the last one.
+func (s *Store) note(err error) {
+	last := s.trouble.Swap(&err)
+	switch {
+	case err == nil || last != nil && *last != nil && (*last).Error() == err.Error():
+	case errors.Is(err, errUnfit):
+		s.log.Error("session: nats: " + err.Error())
+	default:
+		s.log.Warn("session: nats: the bucket cannot be used yet", "bucket", s.bucket(), "error", err)
+	}
+}
+
+// because adds to a reason what came of the last look at the bucket. It is the
+// text alone: a deadline in it was that look's own, and no caller's.
+func (s *Store) because(reason string) error {
+	if last := s.trouble.Load(); last != nil && *last != nil {
+		reason += ": " + (*last).Error()
+	}
+	return errors.New(reason)
+}
+
+func (s *Store) bucket() string { return s.link.stream[len("KV_"):] }
 
 // start begins what runs until Close.
 func (s *Store) start() {
@@ -232,10 +256,10 @@ func (s *Store) run(ctx context.Context) {
 // recheck looks whether the bucket is still there, and makes it again if all
 // voters have forgotten it: kept in memory it does not outlive them.
 func (s *Store) recheck(ctx context.Context) {
-	ctx, cancel := context.WithTimeout(ctx, firstCheck)
+	look, cancel := context.WithTimeout(ctx, firstCheck)
 	defer cancel()
-	if err := s.prepare(ctx); errors.Is(err, errUnfit) {
-		s.log.Error("session: nats: " + err.Error())
+	if err := s.prepare(look); ctx.Err() == nil {
+		s.note(err)
 	}
 }
 
@@ -260,13 +284,12 @@ func (s *Store) prepareLater(ctx context.Context) bool {
 		if ctx.Err() != nil {
 			return false
 		}
-		if err != nil && errors.Is(err, errUnfit) {
-			if s.prepared.Load() == nil {
-				s.log.Error("session: nats: " + err.Error())
-			}
+		s.note(err)
+		unfit := errors.Is(err, errUnfit)
+		if unfit {
 			pause = slowCheck // it may be mended
 		}
-		if err == nil || errors.Is(err, errUnfit) {
+		if err == nil || unfit {
 			s.prepared.Store(&err)
 		}
 		if err == nil {
@@ -305,7 +328,7 @@ func (s *Store) Node() *Node { return s.node }
 func (s *Store) usable() error {
 	switch err := s.prepared.Load(); {
 	case err == nil:
-		return errors.New("the bucket is not reached yet")
+		return s.because("the bucket is not reached yet")
 	case *err != nil:
 		return *err
 	}
