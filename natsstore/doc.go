@@ -86,8 +86,8 @@
 //
 // # Failure
 //
-// A change needs a majority: 2 of 3, 3 of 5. Without one every call is an error
-// in time, never "no session"; loads with Local go on for MaxStale and then fail.
+// A change needs a majority: 2 of 3, 3 of 5. Without one every change is an error
+// at once and every load after MaxStale, in time, and never "no session".
 // The side of a partition with the majority goes on, and nothing has to be
 // merged. When the leader dies the others elect one after 4 to 9 seconds, which
 // is NATS's own choice and cannot be set: until then changes fail, and so do
@@ -100,7 +100,8 @@
 // machine) notices within milliseconds, and until then may answer others with
 // what was before. A server that runs by itself has no such lease: when its part
 // of the network comes back it may answer Strong loads with what was before, and
-// these are then up to MaxStale old. A save that follows is a conflict.
+// these are then up to MaxStale old. A save that follows is a conflict. In both
+// cases a sign-in of the last MaxStale may be missed, with Local too.
 //
 // What an acknowledged change survives is Durability: Memory, as long as a
 // majority runs; File, that all end, but of a majority that loses its power at
