@@ -85,6 +85,11 @@ func (st *nodeState) look() error {
 	case !n.server.JetStreamIsStreamCurrent(server.DEFAULT_GLOBAL_ACCOUNT, st.stream):
 		return fmt.Errorf("node %s has not caught up with the sessions", n.opts.Name)
 	}
+	// While it knows no leader the server compares a node only with what the node
+	// itself has heard of (isCurrent in nats-server's raft.go).
+	if group := n.leaderless(); group != "" {
+		return fmt.Errorf("node %s knows no leader of %s yet", n.opts.Name, group)
+	}
 	return nil
 }
 
