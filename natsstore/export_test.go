@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/distsession/session"
+	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 )
 
@@ -13,6 +14,14 @@ import (
 func (n *Node) OpenHeld(opts *Options, hold func(context.Context)) (*Store, error) {
 	return n.open(opts, func(s *Store) { s.hold = hold })
 }
+
+// OpenAway is OpenHeld with a copy that begins anew when it is older than away.
+func (n *Node) OpenAway(opts *Options, hold func(context.Context), away time.Duration) (*Store, error) {
+	return n.open(opts, func(s *Store) { s.hold, s.away = hold, away })
+}
+
+// SetUnderway sets how long an index entry stays without its record.
+func (s *Store) SetUnderway(d time.Duration) { s.underway = d }
 
 // Leads tells whether the node leads the bucket.
 func (n *Node) Leads(bucket string) bool {
@@ -61,7 +70,7 @@ func (s *Store) AskHeld(ctx context.Context, id string, held func()) (*session.R
 type Feed struct{ s *Store }
 
 func NewFeed() *Feed {
-	return &Feed{&Store{prefix: "$KV.b.", copy: newCopy(), pulse: &pulse{subject: "$KV.b.b.own", sent: map[uint64]time.Time{}}}}
+	return &Feed{&Store{prefix: "$KV.b.", away: time.Hour, copy: newCopy(), pulse: &pulse{subject: "$KV.b.b.own", sent: map[uint64]time.Time{}}}}
 }
 
 // Sent notes that a beat was sent.
@@ -103,6 +112,33 @@ func (f *Feed) Has(id string) (version int64, as time.Time) {
 
 // ClearCopy makes the copy empty, as one that begins anew is.
 func (s *Store) ClearCopy() { s.forget() }
+
+// Erase takes a session out of the stream and leaves nothing in its place.
+func (s *Store) Erase(ctx context.Context, id string) error {
+	m, err := s.link.last(ctx, s.subject(id))
+	if err != nil {
+		return err
+	}
+	return s.link.purge(ctx, m.Subject, m.Seq)
+}
+
+// Raw returns the message that stands at a subject, and its header.
+func (s *Store) Raw(ctx context.Context, subject string) (data []byte, header nats.Header, err error) {
+	stream, err := s.js.Stream(ctx, s.link.stream)
+	if err != nil {
+		return nil, nil, err
+	}
+	m, err := stream.GetLastMsgForSubject(ctx, subject)
+	if err != nil {
+		return nil, nil, err
+	}
+	return m.Data, m.Header, nil
+}
+
+// Subjects are those of a session and of its entry in a user's index.
+func (s *Store) Subjects(id, user string) (record, entry string) {
+	return s.subject(id), s.userSubject(user) + tokenOf(id)
+}
 
 // Note notes what came of a look at the bucket, in a store that logs there.
 func Note(log *slog.Logger) func(error) {

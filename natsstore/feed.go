@@ -55,7 +55,7 @@ func (s *Store) read(ctx context.Context) error {
 		s.forget()
 	default:
 	}
-	if seq, age := s.copy.read(); seq > 0 && age < markerLife/2 {
+	if seq, age := s.copy.read(); seq > 0 && age < s.away {
 		config.DeliverPolicy, config.OptStartSeq = jetstream.DeliverByStartSequencePolicy, seq+1
 	} else {
 		s.forget()
@@ -107,7 +107,7 @@ func (s *Store) apply(m jetstream.Msg) error {
 		return err
 	}
 	seq := meta.Sequence.Stream
-	if at, age := s.copy.read(); at > 0 && age >= markerLife/2 {
+	if at, age := s.copy.read(); at > 0 && age >= s.away {
 		s.forget() // it was away for too long
 		return fmt.Errorf("the copy is %v old", age)
 	}

@@ -74,6 +74,7 @@ func TestFeedHeldBack(t *testing.T) {
 	there := open(t, nodes[0], &natsstore.Options{Bucket: bucket})
 	rec, token := create(t, there, "ann")
 	other, otherToken := create(t, there, "ann")
+	_, carls := create(t, there, "carl")
 	if err := here.Sync(t.Context()); err != nil {
 		t.Fatal(err)
 	}
@@ -81,6 +82,9 @@ func TestFeedHeldBack(t *testing.T) {
 	defer g.open()
 	held := time.Now()
 
+	if n, err := there.DeleteUser(t.Context(), "carl", ""); n != 1 || err != nil {
+		t.Errorf("DeleteUser = %d, %v", n, err)
+	}
 	_, newcomer := create(t, there, "bob")
 	if got := load(t, here, newcomer); got.User != "bob" {
 		t.Errorf("a sign-in that the feed has not brought is %q's", got.User)
@@ -116,18 +120,20 @@ func TestFeedHeldBack(t *testing.T) {
 	if err := there.Delete(t.Context(), rec.ID); err != nil {
 		t.Fatal(err)
 	}
-	for {
-		_, err := here.Load(t.Context(), token)
-		if errors.Is(err, session.ErrNotFound) {
-			break
+	for _, token := range []string{token, carls} { // Delete and DeleteUser elsewhere
+		for {
+			_, err := here.Load(t.Context(), token)
+			if errors.Is(err, session.ErrNotFound) {
+				break
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+			if age := time.Since(held); age > stale+time.Second {
+				t.Fatalf("%v after the feed was held back the copy is still believed", age)
+			}
+			time.Sleep(5 * time.Millisecond)
 		}
-		if err != nil {
-			t.Fatal(err)
-		}
-		if age := time.Since(held); age > stale+time.Second {
-			t.Fatalf("%v after the feed was held back the copy is still believed", age)
-		}
-		time.Sleep(5 * time.Millisecond)
 	}
 	if err := here.Ready(t.Context()); err == nil {
 		t.Error("a node whose feed is held back is ready")
@@ -138,6 +144,7 @@ func TestFeedHeldBack(t *testing.T) {
 		t.Fatal(err)
 	}
 	gone(t, here, token, "after the feed went on")
+	gone(t, here, carls, "after the feed went on")
 	gone(t, here, otherToken, "after the feed went on")
 	load(t, here, newcomer)
 }
@@ -253,6 +260,41 @@ func TestSyncUnderLoad(t *testing.T) {
 			t.Error(err)
 		}
 		until(t, "another save", func() bool { return saved.Load() > before })
+	}
+}
+
+// A copy that was away for too long does not go on where it was: what ended
+// meanwhile may have left no trace in the stream.
+func TestAwayForLong(t *testing.T) {
+	n := startNodes(t, 1)[0]
+	const away = 3 * time.Second
+	var g gate
+	here, err := n.OpenAway(&natsstore.Options{Consistency: natsstore.Local, MaxStale: time.Second}, g.wait, away)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer here.Close()
+	if err := here.WaitReady(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	there := open(t, n, nil)
+	_, stays := create(t, there, "ann")
+	rec, ends := create(t, there, "ann")
+	if err := here.Sync(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	g.close()
+	defer g.open()
+	if err := there.Erase(t.Context(), rec.ID); err != nil { // as when the marker's time is over
+		t.Fatal(err)
+	}
+	until(t, "a copy that is too old", func() bool { return here.Status(t.Context()).Stale > away })
+	g.open()
+	until(t, "a copy that is fed", func() bool { return here.Ready(t.Context()) == nil && here.Sync(t.Context()) == nil })
+	gone(t, here, ends, "what left no trace")
+	load(t, here, stays)
+	if st := here.Status(t.Context()); st.Sessions != 1 {
+		t.Errorf("the copy has %d sessions; want 1", st.Sessions)
 	}
 }
 

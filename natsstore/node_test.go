@@ -79,6 +79,7 @@ func TestOptions(t *testing.T) {
 		"a star in the bucket":  {Bucket: "*"},
 		"a long bucket":         {Bucket: strings.Repeat("b", 65)},
 		"replicas of a node":    {Replicas: 3},
+		"memory of a node":      {Memory: true},
 		"an unknown choice":     {Consistency: 2},
 		"a bound that is short": {MaxStale: time.Millisecond},
 	} {

@@ -105,6 +105,8 @@ type Store struct {
 	trouble  atomic.Pointer[error] // what came of the last look at the bucket
 	restart  chan struct{}
 	hold     func(context.Context) // for tests: holds the feed back
+	underway time.Duration         // an index entry that is younger stays without its record
+	away     time.Duration         // a copy that is older begins anew
 
 	stop  context.CancelFunc
 	done  sync.WaitGroup
@@ -145,11 +147,14 @@ func newStore(nc *nats.Conn, o *Options) (*Store, error) {
 		now:     o.Now,
 		log:     slog.Default(),
 		restart: make(chan struct{}, 1),
+
+		underway: underway,
+		away:     markerLife / 2,
 	}
 	s.opts.MaxStale = cmp.Or(o.MaxStale, defaultMaxStale)
 	switch {
 	case nc == nil:
-		return nil, configError("the connection is nil")
+		return nil, configError("the connection is nil; make one with nats.Connect, or open a nats:// URL")
 	case len(bucket) > maxBucket || strings.ContainsFunc(bucket, func(c rune) bool { return c == '.' || badName(c) }):
 		return nil, configError("Bucket takes at most %d letters, digits, dashes and underscores", maxBucket)
 	case o.Replicas < 0 || o.Replicas == 2 || o.Replicas > 5:
@@ -164,7 +169,7 @@ func newStore(nc *nats.Conn, o *Options) (*Store, error) {
 	}
 	js, err := jetstream.New(nc)
 	if err != nil {
-		return nil, configError("%w", err)
+		return nil, configError("the connection cannot be used for JetStream; give one that nats.Connect made: %w", err)
 	}
 	s.js = js
 	s.pulse = newPulse(s.link, s.prefix, min(s.opts.MaxStale/5, time.Second))

@@ -153,7 +153,7 @@ func (s *Store) trim(ctx context.Context, user string, tokens []string) {
 		if err != nil {
 			return
 		}
-		if time.Since(m.Time) < underway {
+		if time.Since(m.Time) < s.underway {
 			continue
 		}
 		if s.link.purge(ctx, subject, m.Seq) != nil {
