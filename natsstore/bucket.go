@@ -58,12 +58,17 @@ func (s *Store) prepare(ctx context.Context) error {
 		case err == nil, errors.Is(err, jetstream.ErrStreamNameAlreadyInUse): // by another node
 		case errors.As(err, &refused) && refused.ErrorCode == codeNoReplicas:
 			return fmt.Errorf("%w: there is one server and %d replicas are asked for; ask for 1, or name a cluster", errUnfit, replicas)
+		case errors.As(err, &refused) && refused.ErrorCode == codeNoPeers:
+			return fmt.Errorf("make the bucket: the %d servers that are to hold it must all be up: %w", replicas, err)
 		default:
 			return fmt.Errorf("make the bucket: %w", err)
 		}
 		info, err = s.link.info(ctx, "", 0)
 	}
-	if err != nil {
+	switch {
+	case err != nil && s.node != nil && s.node.leaderless() == metaGroup:
+		return fmt.Errorf("the voters have no leader; at a cluster's first start all %d must be up, and later a majority: %w", len(s.node.opts.Voters), err)
+	case err != nil:
 		return err
 	}
 	return s.verify(&info.Config)

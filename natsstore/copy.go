@@ -83,20 +83,23 @@ func (c *localCopy) see(id string, rec *session.Record, seq uint64) {
 	}
 }
 
-// reached notes that a beat came back, and with it that the copy has all that
-// was acknowledged before t; the zero t says nothing.
+// reached notes that the copy has all that was acknowledged before t; the zero t
+// says nothing.
 func (c *localCopy) reached(t time.Time) {
+	if t.IsZero() {
+		return
+	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if t.After(c.as) {
 		c.as = t
+		close(c.moved)
+		c.moved = make(chan struct{})
 	}
-	close(c.moved)
-	c.moved = make(chan struct{})
 }
 
-// state tells how far the copy is, and returns a channel that is closed when the
-// next beat comes back.
+// state tells how far the copy is, and returns a channel that is closed when it
+// is known to be further.
 func (c *localCopy) state() (as time.Time, seq uint64, moved <-chan struct{}) {
 	c.mu.RLock()
 	defer c.mu.RUnlock()

@@ -18,6 +18,12 @@
 // one. Further nodes join with role=cacher: they have no vote and no disk, and
 // may come and go. Do not scale voters up and down.
 //
+// Closing a store that was opened by URL stops its node at once. To stop with
+// care for the others:
+//
+//	store, _ := session.As[*natsstore.Store](s) // of session.Open
+//	store.Node().Shutdown(ctx)                  // hands over and closes both
+//
 // Between nodes TLS and a secret are required unless every address is loopback.
 // Each node shows a certificate that is good for a server and a client; who has
 // none, or not the secret, is not let in. No client can connect unless
@@ -52,11 +58,15 @@
 // never wins: its save is ErrConflict, and the manager loads what the leader has.
 //
 // MaxStale is proven, not assumed. Each node sends a message of its own through
-// the stream, five times in MaxStale or every second. Only its return through
-// the feed shows that the copy has what was acknowledged before it was sent, and
-// only its acknowledgement that the leader still has a majority, for one that is
-// cut off believes for ten seconds that it leads. A process that was stopped and
-// goes on, or a machine that slept, sees by both its clocks that its copy is old.
+// the stream, five times in MaxStale or every second. Only when it has come back
+// through the feed, and nothing is pending there, is the copy known to have what
+// was acknowledged before it was sent: while more is pending, a session that is
+// written all the time may be replaced each time before the feed comes to it. A
+// feed that is late for MaxStale makes loads ask the leader. And only the
+// message's acknowledgement shows that the leader still has a majority, for one
+// that is cut off believes for ten seconds that it leads. A process that was
+// stopped and goes on, or a machine that slept, sees by both its clocks that its
+// copy is old.
 //
 // List, DeleteUser and Scan ask the leader in either mode, and so see every
 // change; DeleteUser is seen by all nodes within MaxStale. A user's index is one
@@ -76,8 +86,8 @@
 //
 // # Failure
 //
-// A change needs a majority: 2 of 3, 3 of 5. Without one every call is an error
-// in time, never "no session"; loads with Local go on for MaxStale and then fail.
+// A change needs a majority: 2 of 3, 3 of 5. Without one every change is an error
+// at once and every load after MaxStale, in time, and never "no session".
 // The side of a partition with the majority goes on, and nothing has to be
 // merged. When the leader dies the others elect one after 4 to 9 seconds, which
 // is NATS's own choice and cannot be set: until then changes fail, and so do
@@ -90,7 +100,8 @@
 // machine) notices within milliseconds, and until then may answer others with
 // what was before. A server that runs by itself has no such lease: when its part
 // of the network comes back it may answer Strong loads with what was before, and
-// these are then up to MaxStale old. A save that follows is a conflict.
+// these are then up to MaxStale old. A save that follows is a conflict. In both
+// cases a sign-in of the last MaxStale may be missed, with Local too.
 //
 // What an acknowledged change survives is Durability: Memory, as long as a
 // majority runs; File, that all end, but of a majority that loses its power at
@@ -98,6 +109,8 @@
 // was wiped fetches everything again. Wipe no second one before it is ready, or
 // an empty majority could be elected.
 //
-// Ready tells when a node can serve, and ReadyHandler tells a load balancer. A
-// cluster that is started for the first time is ready when a majority is up.
+// Ready tells when a node can serve, or what is missing, and ReadyHandler tells a
+// load balancer. The first start of a cluster takes all voters: until each has
+// been up the others wait. It is the same where Durability is Memory, there is no
+// Dir, and all have ended. Later a majority is enough.
 package natsstore

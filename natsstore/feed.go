@@ -55,7 +55,7 @@ func (s *Store) read(ctx context.Context) error {
 		s.forget()
 	default:
 	}
-	if seq, age := s.copy.read(); seq > 0 && age < markerLife/2 {
+	if seq, age := s.copy.read(); seq > 0 && age < s.away {
 		config.DeliverPolicy, config.OptStartSeq = jetstream.DeliverByStartSequencePolicy, seq+1
 	} else {
 		s.forget()
@@ -107,26 +107,29 @@ func (s *Store) apply(m jetstream.Msg) error {
 		return err
 	}
 	seq := meta.Sequence.Stream
-	if at, age := s.copy.read(); at > 0 && age >= markerLife/2 {
+	if at, age := s.copy.read(); at > 0 && age >= s.away {
 		s.forget() // it was away for too long
 		return fmt.Errorf("the copy is %v old", age)
 	}
+	var (
+		rec  *session.Record
+		beat []byte
+	)
 	id, ok := strings.CutPrefix(m.Subject(), s.prefix+"r.")
-	if !ok {
-		s.copy.feed("", nil, seq)
-		if m.Subject() == s.pulse.subject { // the others have their own
-			s.copy.reached(s.pulse.came(m.Data(), meta.NumPending))
-		}
-		return nil
-	}
-	var rec *session.Record
-	if data := m.Data(); len(data) > 0 {
+	switch data := m.Data(); {
+	case m.Subject() == s.pulse.subject: // the others have their own
+		beat = data
+	case ok && len(data) > 0:
 		// What cannot be decoded is not in the copy, and the leader tells why.
 		if r, trail, err := session.DecodeRecord(idOf(id), data); err == nil {
 			rec = r
 			rec.Tag = newTag(r, trail, seq)
 		}
 	}
+	if !ok {
+		id = ""
+	}
 	s.copy.feed(id, rec, seq)
+	s.copy.reached(s.pulse.fed(meta.Consumer, beat, meta.NumPending))
 	return nil
 }

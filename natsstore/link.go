@@ -31,6 +31,7 @@ var (
 
 // The error codes of nats-server/server/errors.json.
 const (
+	codeNoPeers       = 10005 // there are too few servers
 	codeUnavailable   = 10008
 	codeNoMessage     = 10037
 	codeTooLarge      = 10054

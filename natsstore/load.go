@@ -167,7 +167,8 @@ func (s *Store) LoadAtLeast(ctx context.Context, token string, version int64) (*
 //
 // A shared answer may have been read before the caller asked, by limit at most.
 // That never makes a new session ErrNotFound: nobody can ask for a token before
-// it is issued.
+// it is issued. What this node itself has done since is no secret to the caller:
+// every write ends the sharing.
 type asks struct {
 	limit time.Duration // of one question
 	turn  chan struct{}
@@ -233,7 +234,17 @@ func (a *asks) answer(q *question, id string, f func(context.Context, string) (*
 	}
 	q.err = err
 	a.mu.Lock()
-	delete(a.open, id)
+	if a.open[id] == q {
+		delete(a.open, id)
+	}
 	a.mu.Unlock()
 	close(q.done)
+}
+
+// part makes who asks from now on ask anew: what was asked before may have been
+// answered before this node wrote.
+func (a *asks) part(id string) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	delete(a.open, id)
 }

@@ -3,6 +3,7 @@ package natsstore_test
 import (
 	"context"
 	"errors"
+	"fmt"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -73,6 +74,7 @@ func TestFeedHeldBack(t *testing.T) {
 	there := open(t, nodes[0], &natsstore.Options{Bucket: bucket})
 	rec, token := create(t, there, "ann")
 	other, otherToken := create(t, there, "ann")
+	_, carls := create(t, there, "carl")
 	if err := here.Sync(t.Context()); err != nil {
 		t.Fatal(err)
 	}
@@ -80,6 +82,9 @@ func TestFeedHeldBack(t *testing.T) {
 	defer g.open()
 	held := time.Now()
 
+	if n, err := there.DeleteUser(t.Context(), "carl", ""); n != 1 || err != nil {
+		t.Errorf("DeleteUser = %d, %v", n, err)
+	}
 	_, newcomer := create(t, there, "bob")
 	if got := load(t, here, newcomer); got.User != "bob" {
 		t.Errorf("a sign-in that the feed has not brought is %q's", got.User)
@@ -115,18 +120,20 @@ func TestFeedHeldBack(t *testing.T) {
 	if err := there.Delete(t.Context(), rec.ID); err != nil {
 		t.Fatal(err)
 	}
-	for {
-		_, err := here.Load(t.Context(), token)
-		if errors.Is(err, session.ErrNotFound) {
-			break
+	for _, token := range []string{token, carls} { // Delete and DeleteUser elsewhere
+		for {
+			_, err := here.Load(t.Context(), token)
+			if errors.Is(err, session.ErrNotFound) {
+				break
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+			if age := time.Since(held); age > stale+time.Second {
+				t.Fatalf("%v after the feed was held back the copy is still believed", age)
+			}
+			time.Sleep(5 * time.Millisecond)
 		}
-		if err != nil {
-			t.Fatal(err)
-		}
-		if age := time.Since(held); age > stale+time.Second {
-			t.Fatalf("%v after the feed was held back the copy is still believed", age)
-		}
-		time.Sleep(5 * time.Millisecond)
 	}
 	if err := here.Ready(t.Context()); err == nil {
 		t.Error("a node whose feed is held back is ready")
@@ -137,8 +144,158 @@ func TestFeedHeldBack(t *testing.T) {
 		t.Fatal(err)
 	}
 	gone(t, here, token, "after the feed went on")
+	gone(t, here, carls, "after the feed went on")
 	gone(t, here, otherToken, "after the feed went on")
 	load(t, here, newcomer)
+}
+
+// A load that begins after this node changed or ended a session does not take
+// part in a question that was answered before, even where the copy tells nothing.
+func TestOwnChangeIsSeen(t *testing.T) {
+	s := open(t, startNodes(t, 1)[0], &natsstore.Options{Consistency: natsstore.Local})
+	for _, tt := range []struct {
+		name  string
+		write func(t *testing.T, rec *session.Record) error
+		live  bool
+	}{
+		{"Save", func(t *testing.T, rec *session.Record) error { _, err := s.Save(t.Context(), rec); return err }, true},
+		{"Touch", func(t *testing.T, rec *session.Record) error {
+			return s.Touch(t.Context(), rec.ID, time.Now(), rec.Expires.Add(time.Minute))
+		}, true},
+		{"Delete", func(t *testing.T, rec *session.Record) error { return s.Delete(t.Context(), rec.ID) }, false},
+		{"DeleteUser", func(t *testing.T, rec *session.Record) error {
+			n, err := s.DeleteUser(t.Context(), rec.User, "")
+			if n != 1 {
+				t.Errorf("DeleteUser ended %d sessions", n)
+			}
+			return err
+		}, false},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			_, token := create(t, s, "ann of "+tt.name)
+			rec := load(t, s, token)
+			ctx, cancel := context.WithTimeout(t.Context(), patience)
+			defer cancel()
+			asked, release := make(chan struct{}), make(chan struct{})
+			var first sync.WaitGroup
+			first.Go(func() {
+				if _, err := s.AskHeld(ctx, rec.ID, func() { close(asked); <-release }); err != nil {
+					t.Errorf("the question that was asked before: %v", err)
+				}
+			})
+			<-asked
+			if err := tt.write(t, rec); err != nil {
+				t.Fatal(err)
+			}
+			s.ClearCopy()
+			late := make(chan error, 1)
+			var got *session.Record
+			go func() {
+				var err error
+				got, err = s.Load(ctx, token)
+				late <- err
+			}()
+			select {
+			case err := <-late:
+				switch {
+				case !tt.live:
+					wantErr(t, "a load after it", err, session.ErrNotFound)
+				case err != nil:
+					t.Error(err)
+				case got.Version == rec.Version && got.Expires.Equal(rec.Expires):
+					t.Errorf("a load after it shows the session as it was: %+v", got)
+				}
+			case <-ctx.Done():
+				t.Error("a load after it waits for what was asked before")
+			}
+			close(release)
+			first.Wait()
+		})
+	}
+}
+
+// While one session is written all the time and others with it, Sync comes to an
+// end, and shows what was acknowledged before it began.
+func TestSyncUnderLoad(t *testing.T) {
+	nodes := startNodes(t, 1)
+	bucket := newBucket()
+	here := open(t, nodes[0], &natsstore.Options{Bucket: bucket, Consistency: natsstore.Local})
+	there := open(t, nodes[0], &natsstore.Options{Bucket: bucket})
+	ctx, stop := context.WithCancel(t.Context())
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	defer stop()
+	var saved atomic.Int64 // the version of the first session that was acknowledged
+	var watched string
+	for i := range 8 {
+		rec, token := create(t, there, "ann")
+		if i == 0 {
+			watched = token
+		}
+		wg.Go(func() {
+			rec := load1(rec)
+			for ctx.Err() == nil {
+				if _, err := there.Save(ctx, rec); err != nil {
+					if ctx.Err() == nil {
+						t.Errorf("a save: %v", err)
+					}
+					return
+				}
+				rec = next(rec)
+				if i == 0 {
+					saved.Store(rec.Version)
+				}
+			}
+		})
+	}
+	for range 20 {
+		before := saved.Load()
+		if err := here.Sync(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		if got := load(t, here, watched); got.Version < before {
+			t.Fatalf("after Sync version %d is shown; %d was acknowledged before", got.Version, before)
+		}
+		if err := here.Ready(t.Context()); err != nil {
+			t.Error(err)
+		}
+		until(t, "another save", func() bool { return saved.Load() > before })
+	}
+}
+
+// A copy that was away for too long does not go on where it was: what ended
+// meanwhile may have left no trace in the stream.
+func TestAwayForLong(t *testing.T) {
+	n := startNodes(t, 1)[0]
+	const away = 3 * time.Second
+	var g gate
+	here, err := n.OpenAway(&natsstore.Options{Consistency: natsstore.Local, MaxStale: time.Second}, g.wait, away)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer here.Close()
+	if err := here.WaitReady(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	there := open(t, n, nil)
+	_, stays := create(t, there, "ann")
+	rec, ends := create(t, there, "ann")
+	if err := here.Sync(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	g.close()
+	defer g.open()
+	if err := there.Erase(t.Context(), rec.ID); err != nil { // as when the marker's time is over
+		t.Fatal(err)
+	}
+	until(t, "a copy that is too old", func() bool { return here.Status(t.Context()).Stale > away })
+	g.open()
+	until(t, "a copy that is fed", func() bool { return here.Ready(t.Context()) == nil && here.Sync(t.Context()) == nil })
+	gone(t, here, ends, "what left no trace")
+	load(t, here, stays)
+	if st := here.Status(t.Context()); st.Sessions != 1 {
+		t.Errorf("the copy has %d sessions; want 1", st.Sessions)
+	}
 }
 
 // Without a majority nothing is answered that may be too old, and nothing is
@@ -253,39 +410,103 @@ func TestCopy(t *testing.T) {
 	}
 }
 
-// A beat that comes back vouches for what was acknowledged before it was sent,
-// if nothing is pending behind it; otherwise for what the last one before it
-// that had come back did.
-func TestPulse(t *testing.T) {
+// What a message proves of the copy: nothing while more is pending behind it,
+// and otherwise that it has what was acknowledged before the newest beat that
+// has come was sent.
+func TestFeedProves(t *testing.T) {
 	began := time.Now()
-	at := func(n int) time.Time { return began.Add(time.Duration(n) * time.Second) }
-	p := natsstore.NewPulses()
-	for _, tt := range []struct {
-		name    string
-		data    string
-		pending uint64
-		want    time.Time
-	}{
-		{"the first, with more behind it: nothing is known", "1", 3, time.Time{}},
-		{"the second, which was sent before the first came back", "2", 3, time.Time{}},
-		{"the third, with more behind it: as the second", "3", 3, at(2)},
-		{"the fourth, with nothing behind it", "4", 0, at(4)},
-		{"the fourth again", "4", 0, time.Time{}},
-		{"one of another", "99", 0, time.Time{}},
-		{"no number", "x", 0, time.Time{}},
-	} {
-		switch tt.data {
-		case "1":
-			p.Sent(1, at(1))
-			p.Sent(2, at(2))
-		case "3":
-			p.Sent(3, at(3))
-			p.Sent(4, at(4))
+	at := func(n uint64) time.Time { return began.Add(time.Duration(n) * time.Second) }
+	token, stranger := session.NewToken(), session.NewToken()
+	id := session.ID(token)
+	text := func(id string, version int64) []byte {
+		rec, _ := draft("ann")
+		rec.ID, rec.Version = id, version-1
+		data, err := session.EncodeRecord(rec, session.NewTrail())
+		if err != nil {
+			t.Fatal(err)
 		}
-		if got := p.Came(tt.data, tt.pending); !got.Equal(tt.want) {
-			t.Errorf("%s: %v; want %v", tt.name, got, tt.want)
+		return data
+	}
+	type message struct {
+		sent    []uint64 // beats that are sent before it comes
+		beat    uint64   // it is this one, or
+		version int64    // this version of the session; 0: another session's
+		from    string   // the consumer
+		pending uint64
+		forget  bool   // the copy begins anew before
+		as      uint64 // then the copy is known to have what was before this beat; 0: nothing is
+	}
+	for _, tt := range []struct {
+		name     string
+		messages []message
+		version  int64 // that the copy has in the end
+	}{
+		{"a beat with nothing behind it", []message{{sent: []uint64{1}, beat: 1, as: 1}}, 0},
+		{"a beat with more behind it, and the last of that", []message{
+			{sent: []uint64{1}, beat: 1, pending: 2}, {version: 1, pending: 1}, {as: 1},
+		}, 1},
+		{"beats, and always more behind them", []message{
+			{sent: []uint64{1}, beat: 1, pending: 5}, {sent: []uint64{2}, beat: 2, pending: 7}, {sent: []uint64{3}, beat: 3, pending: 1},
+			{sent: []uint64{4}, beat: 4, pending: 1},
+		}, 0},
+		// The second version was acknowledged before the first beat was sent, and
+		// so was each that replaced it before the feed came there: the copy has
+		// the first all the time.
+		{"a session that is always replaced before it is brought", []message{
+			{version: 1, pending: 0},
+			{sent: []uint64{1}, beat: 1, pending: 1}, {sent: []uint64{2}, beat: 2, pending: 1}, {sent: []uint64{3}, beat: 3, pending: 1},
+			{version: 9, as: 3},
+		}, 9},
+		{"a beat that comes twice, and one that was not sent", []message{
+			{sent: []uint64{1, 2}, beat: 1, as: 1}, {beat: 1, as: 1}, {beat: 7, as: 1}, {beat: 2, as: 2},
+		}, 0},
+		{"nothing behind it, and no beat has come yet", []message{{sent: []uint64{1}}}, 0},
+		{"another consumer goes on, which may be behind", []message{
+			{sent: []uint64{1}, beat: 1, from: "a", as: 1},
+			{sent: []uint64{2, 3}, beat: 2, from: "a", pending: 1, as: 1},
+			{from: "b", as: 1},          // the second beat was seen elsewhere
+			{beat: 3, from: "b", as: 1}, // and the third was sent before the change
+			{sent: []uint64{4}, beat: 4, from: "b", as: 4},
+		}, 0},
+		{"the copy begins anew, with another consumer", []message{
+			{sent: []uint64{1, 2}, beat: 1, from: "a", as: 1},
+			{forget: true, from: "b", as: 0},
+			{beat: 2, from: "b", as: 2},
+		}, 0},
+	} {
+		f := natsstore.NewFeed()
+		for i, m := range tt.messages {
+			for _, n := range m.sent {
+				f.Sent(n, at(n))
+			}
+			if m.forget {
+				f.Forget()
+			}
+			subject, data := "r."+session.ID(stranger), text(session.ID(stranger), 1)
+			switch {
+			case m.beat > 0:
+				subject, data = "beat", fmt.Append(nil, m.beat)
+			case m.version > 0:
+				subject, data = "r."+id, text(id, m.version)
+			}
+			if err := f.Apply(subject, data, uint64(i+1), m.from, m.pending); err != nil {
+				t.Fatalf("%s: %v", tt.name, err)
+			}
+			want := time.Time{}
+			if m.as > 0 {
+				want = at(m.as)
+			}
+			if _, as := f.Has(id); !as.Equal(want) {
+				t.Errorf("%s: after message %d the copy is as of %v; want %v", tt.name, i+1, as, want)
+			}
+		}
+		if version, _ := f.Has(id); version != tt.version {
+			t.Errorf("%s: the copy has version %d; want %d", tt.name, version, tt.version)
 		}
 	}
+}
+
+func TestSince(t *testing.T) {
 	if natsstore.Since(time.Time{}) < time.Hour {
 		t.Error("a copy that never was complete is believed")
 	}

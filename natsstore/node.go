@@ -167,7 +167,7 @@ func (n *Node) start() error {
 	n.password = rand.Text()
 	s, err := server.NewServer(n.opts.server(n.password))
 	if err != nil {
-		return configError("the node cannot start: %w", err)
+		return configError("the node's server refuses its options; mend what it names in NodeOptions: %w", err)
 	}
 	n.server = s
 	log := newServerLog(n.log, n.opts.Name, routePassword(n.opts.Secret))
@@ -213,8 +213,11 @@ func (n *Node) open(opts *Options, before func(*Store)) (*Store, error) {
 	if opts != nil {
 		o = *opts
 	}
-	if o.Replicas != 0 {
-		return nil, configError("Replicas is for servers that run by themselves; the voters of a node are its replicas")
+	switch {
+	case o.Replicas != 0:
+		return nil, configError("Replicas is for servers that run by themselves; leave it out: the voters of a node are its replicas")
+	case o.Memory:
+		return nil, configError("Memory is for servers that run by themselves; leave it out, and choose the node's Durability")
 	}
 	o.Replicas = max(1, len(n.opts.Voters))
 	o.memory = n.opts.Durability == Memory
@@ -250,7 +253,7 @@ func (n *Node) Close() error {
 		n.stores = map[*Store]bool{}
 		n.mu.Unlock()
 		for s := range stores {
-			s.Close()
+			s.end()
 		}
 		n.server.Shutdown()
 		n.server.WaitForShutdown()

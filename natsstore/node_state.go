@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 	"sync/atomic"
 	"time"
 
@@ -52,6 +53,30 @@ func (st *nodeState) keep(ctx context.Context) {
 	}
 }
 
+// leaderless returns a Raft group in which this node knows no leader: the
+// cluster's own, or one of a stream that it holds. "" if there is none.
+func (n *Node) leaderless() string {
+	groups := n.server.Raftz(&server.RaftzOptions{})
+	if groups == nil {
+		return ""
+	}
+	for _, account := range *groups {
+		for name, g := range account {
+			if g.Leader == "" && (name == metaGroup || strings.HasPrefix(name, streamGroup)) {
+				return name
+			}
+		}
+	}
+	return ""
+}
+
+// How nats-server names the groups (defaultMetaGroupName, groupNameForStream in
+// jetstream_cluster.go).
+const (
+	metaGroup   = "_meta_"
+	streamGroup = "S-"
+)
+
 func (st *nodeState) look() error {
 	n := st.node
 	switch {
@@ -59,6 +84,11 @@ func (st *nodeState) look() error {
 		return fmt.Errorf("node %s has not caught up with the cluster's own state", n.opts.Name)
 	case !n.server.JetStreamIsStreamCurrent(server.DEFAULT_GLOBAL_ACCOUNT, st.stream):
 		return fmt.Errorf("node %s has not caught up with the sessions", n.opts.Name)
+	}
+	// While it knows no leader the server compares a node only with what the node
+	// itself has heard of (isCurrent in nats-server's raft.go).
+	if group := n.leaderless(); group != "" {
+		return fmt.Errorf("node %s knows no leader of %s yet", n.opts.Name, group)
 	}
 	return nil
 }

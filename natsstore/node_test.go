@@ -79,6 +79,7 @@ func TestOptions(t *testing.T) {
 		"a star in the bucket":  {Bucket: "*"},
 		"a long bucket":         {Bucket: strings.Repeat("b", 65)},
 		"replicas of a node":    {Replicas: 3},
+		"memory of a node":      {Memory: true},
 		"an unknown choice":     {Consistency: 2},
 		"a bound that is short": {MaxStale: time.Millisecond},
 	} {
@@ -161,6 +162,57 @@ func TestCloseLeavesNothing(t *testing.T) {
 		t.Errorf("%s is left: %v", dir, err)
 	}
 	until(t, "the goroutines' end", func() bool { return runtime.NumGoroutine() <= before })
+}
+
+// A store that was opened by URL has its node. Whichever of the two is closed,
+// or both at once, both end.
+func TestCloseByURL(t *testing.T) {
+	for _, tt := range []struct {
+		name  string
+		close []func(context.Context, session.Store, *natsstore.Node) error
+	}{
+		{"Shutdown of the node", []func(context.Context, session.Store, *natsstore.Node) error{
+			func(ctx context.Context, _ session.Store, n *natsstore.Node) error { return n.Shutdown(ctx) },
+		}},
+		{"Close of the store", []func(context.Context, session.Store, *natsstore.Node) error{
+			func(_ context.Context, s session.Store, _ *natsstore.Node) error { return session.Close(s) },
+		}},
+		{"both at once, more than once", []func(context.Context, session.Store, *natsstore.Node) error{
+			func(_ context.Context, s session.Store, _ *natsstore.Node) error { return session.Close(s) },
+			func(_ context.Context, _ session.Store, n *natsstore.Node) error { return n.Close() },
+			func(ctx context.Context, _ session.Store, n *natsstore.Node) error { return n.Shutdown(ctx) },
+			func(_ context.Context, s session.Store, _ *natsstore.Node) error { return session.Close(s) },
+		}},
+	} {
+		s, err := session.Open(t.Context(), "nats+embedded:?durability=memory&consistency=local")
+		if err != nil {
+			t.Fatal(err)
+		}
+		store, ok := session.As[*natsstore.Store](s)
+		if !ok {
+			t.Fatalf("%T", s)
+		}
+		n := store.Node()
+		ended := make(chan error)
+		for _, f := range tt.close {
+			go func() { ended <- f(t.Context(), s, n) }()
+		}
+		for range tt.close {
+			select {
+			case err := <-ended:
+				if err != nil {
+					t.Errorf("%s: %v", tt.name, err)
+				}
+			case <-time.After(patience):
+				t.Fatalf("%s: does not end", tt.name)
+			}
+		}
+		if _, err := os.Stat(n.Dir()); !errors.Is(err, os.ErrNotExist) {
+			t.Errorf("%s: %s is left: %v", tt.name, n.Dir(), err)
+		}
+		_, err = store.Load(t.Context(), session.NewToken())
+		failed(t, tt.name+": a load afterwards", err)
+	}
 }
 
 // A cacher joins, keeps a copy, and saves through the voters. Without it they go
@@ -261,6 +313,50 @@ func TestShutdown(t *testing.T) {
 	if _, err := stores[third].LoadAtLeast(t.Context(), token, rec.Version); err != nil {
 		t.Errorf("the node that was not stopped: %v", err)
 	}
+}
+
+// The first start takes all voters, and a node that waits for one says so:
+// wherever it is asked, and once in its log.
+func TestFirstStart(t *testing.T) {
+	many(t)
+	t.Parallel()
+	var addrs []string
+	for range 3 {
+		addrs = append(addrs, "127.0.0.1:"+servers.FreePort(t))
+	}
+	log, text := newLog(slog.LevelWarn)
+	start := func(i int) *natsstore.Node {
+		return startNode(t, &natsstore.NodeOptions{
+			Name: fmt.Sprint("n", i), Listen: addrs[i], Voters: addrs, Durability: natsstore.Memory, Logger: log,
+		})
+	}
+	start(1)
+	s, err := start(0).Open(nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	const missing = "all 3 must be up"
+	until(t, "a node that says what it waits for", func() bool { return contains(s.Ready(t.Context()), missing) })
+	w := httptest.NewRecorder()
+	s.ReadyHandler().ServeHTTP(w, httptest.NewRequest("GET", "/ready", nil))
+	if w.Code != http.StatusServiceUnavailable || !strings.Contains(w.Body.String(), missing) {
+		t.Errorf("the handler says %d %s", w.Code, w.Body)
+	}
+	_, err = s.Load(t.Context(), session.NewToken())
+	failed(t, "a load", err)
+	if !contains(err, missing) {
+		t.Errorf("a load: %v", err)
+	}
+	if !strings.Contains(text(), missing) {
+		t.Errorf("the log does not say it:\n%s", text())
+	}
+	start(2)
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	defer cancel()
+	if err := s.WaitReady(ctx); err != nil {
+		t.Fatal(err)
+	}
+	create(t, s, "ann")
 }
 
 func TestReadyHandler(t *testing.T) {
@@ -397,29 +493,35 @@ func TestPortsLetNobodyElseIn(t *testing.T) {
 
 // What the server logs goes to the logger, and shows no password.
 func TestLog(t *testing.T) {
-	var text strings.Builder
-	var mu sync.Mutex
-	log := slog.New(slog.NewTextHandler(writer(func(b []byte) (int, error) {
-		mu.Lock()
-		defer mu.Unlock()
-		return text.Write(b)
-	}), &slog.HandlerOptions{Level: slog.LevelDebug}))
+	log, text := newLog(slog.LevelDebug)
 	addrs := []string{"127.0.0.1:" + servers.FreePort(t), "127.0.0.1:" + servers.FreePort(t), "127.0.0.1:" + servers.FreePort(t)}
 	n := startNode(t, &natsstore.NodeOptions{Name: "n0", Listen: addrs[0], Voters: addrs, Durability: natsstore.Memory, Secret: secret, Logger: log})
-	until(t, "a line about the other voters", func() bool {
-		mu.Lock()
-		defer mu.Unlock()
-		return strings.Contains(text.String(), addrs[1])
-	})
+	until(t, "a line about the other voters", func() bool { return strings.Contains(text(), addrs[1]) })
 	n.Close()
 	_, client := natsstore.Credentials(secret)
 	for _, pass := range []string{string(secret), natsstore.RoutePassword(secret), client} {
-		if strings.Contains(text.String(), pass) {
-			t.Errorf("the log shows a password:\n%s", text.String())
+		if strings.Contains(text(), pass) {
+			t.Errorf("the log shows a password:\n%s", text())
 		}
 	}
-	if !strings.Contains(text.String(), "node=n0") {
-		t.Errorf("the log does not say whose it is:\n%s", text.String())
+	if !strings.Contains(text(), "node=n0") {
+		t.Errorf("the log does not say whose it is:\n%s", text())
+	}
+}
+
+// newLog returns a logger, and what it has logged.
+func newLog(least slog.Level) (log *slog.Logger, text func() string) {
+	var all strings.Builder
+	var mu sync.Mutex
+	put := func(b []byte) (int, error) {
+		mu.Lock()
+		defer mu.Unlock()
+		return all.Write(b)
+	}
+	return slog.New(slog.NewTextHandler(writer(put), &slog.HandlerOptions{Level: least})), func() string {
+		mu.Lock()
+		defer mu.Unlock()
+		return all.String()
 	}
 }
 

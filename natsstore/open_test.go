@@ -4,9 +4,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"net/url"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -275,12 +277,37 @@ func TestOpenEarly(t *testing.T) {
 	defer cancel()
 	_, err = s.Load(ctx, session.NewToken())
 	failed(t, "load", err)
+	if !contains(err, "not reached yet: ") { // and why
+		t.Errorf("load: %v", err)
+	}
 	proxy.Heal()
 	until(t, "an answer", func() bool {
 		_, err := s.Load(t.Context(), session.NewToken())
 		return errors.Is(err, session.ErrNotFound)
 	})
 	create(t, s, "ann")
+}
+
+// Why a bucket cannot be used is logged once, and again when it is another
+// reason or the same one comes back.
+func TestNote(t *testing.T) {
+	log, text := newLog(slog.LevelWarn)
+	note := natsstore.Note(log)
+	away, unfit := errors.New("nobody answers"), fmt.Errorf("%w: a history", natsstore.Unfit)
+	for _, err := range []error{nil, away, errors.New("nobody answers"), unfit, unfit, away, nil, nil, away, away} {
+		note(err)
+	}
+	var got []string
+	for line := range strings.Lines(text()) {
+		for _, what := range []string{"WARN", "ERROR"} {
+			if strings.Contains(line, what) {
+				got = append(got, what)
+			}
+		}
+	}
+	if want := []string{"WARN", "ERROR", "WARN", "WARN"}; !slices.Equal(got, want) {
+		t.Errorf("logged %v; want %v:\n%s", got, want, text())
+	}
 }
 
 // What a stranger wrote into the bucket is no session, and stops nothing.

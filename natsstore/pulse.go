@@ -14,9 +14,10 @@ import (
 //
 // That one is acknowledged proves that the leader had a majority after it was
 // sent, which a leader that was cut off believes of itself for ten seconds. That
-// it comes back through the feed proves that the copy has all that was
-// acknowledged before it was sent: the stream's heartbeats do not, for they come
-// from a follower that may be cut off itself.
+// it has come back through the feed when the feed is at the stream's end proves
+// that the copy has all that was acknowledged before it was sent: the stream's
+// own heartbeats do not, for they come from a follower that may be cut off
+// itself.
 type pulse struct {
 	link    *link
 	subject string
@@ -27,15 +28,11 @@ type pulse struct {
 
 	mu    sync.Mutex
 	n     uint64
-	sent  map[uint64]beat // that have not come back
-	acked time.Time       // when the last one was sent that was acknowledged
-	seq   uint64          // its place in the stream
-	back  time.Time       // when the last one was sent that came back
-}
-
-type beat struct {
-	at     time.Time
-	before time.Time // when one was sent that had come back by then
+	sent  map[uint64]time.Time // that have not come back
+	acked time.Time            // when the last one was sent that was acknowledged
+	seq   uint64               // its place in the stream
+	by    string               // the consumer that brought the last message; "" for none
+	back  time.Time            // when the newest one was sent that it brought back
 }
 
 const (
@@ -44,7 +41,7 @@ const (
 )
 
 func newPulse(l *link, prefix string, every time.Duration) *pulse {
-	return &pulse{link: l, subject: prefix + "b." + nuid.Next(), every: every, turn: make(chan struct{}, 1), sent: map[uint64]beat{}}
+	return &pulse{link: l, subject: prefix + "b." + nuid.Next(), every: every, turn: make(chan struct{}, 1), sent: map[uint64]time.Time{}}
 }
 
 // beat sends one.
@@ -71,7 +68,7 @@ func (p *pulse) beatUnless(ctx context.Context, done func() bool) error {
 	p.mu.Lock()
 	p.n++
 	n, at := p.n, time.Now()
-	p.sent[n] = beat{at, p.back}
+	p.sent[n] = at
 	delete(p.sent, n-beats)
 	p.mu.Unlock()
 	seq, err := p.link.publish(ctx, p.subject, strconv.AppendUint(nil, n, 10), anyRevision, pulseLife)
@@ -94,10 +91,7 @@ func (p *pulse) beatUnless(ctx context.Context, done func() bool) error {
 func (p *pulse) forget() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.back = time.Time{}
-	for n, b := range p.sent {
-		p.sent[n] = beat{at: b.at}
-	}
+	p.by, p.back = "", time.Time{}
 }
 
 // majority is how long ago the leader is known to have had one.
@@ -107,30 +101,39 @@ func (p *pulse) majority() time.Duration {
 	return since(p.acked)
 }
 
-// came tells what the return of a beat says of the copy: it has all that was
-// acknowledged before the moment.
+// fed tells what a message that this consumer of the stream has brought says of
+// the copy: it has all that was acknowledged before the moment. The zero time
+// says nothing. beat is the message's text if it is one of the pulse's own.
 //
-// A message that was replaced before the feed came to it is not delivered, and
-// what replaced it comes later, maybe after this beat. It was there when the
-// feed passed, so it comes before the next beat that is sent: unless nothing is
-// pending, only the last one that was sent after another came back counts.
-func (p *pulse) came(data []byte, pending uint64) time.Time {
-	n, err := strconv.ParseUint(string(data), 10, 64)
-	if err != nil {
-		return time.Time{}
-	}
+// The stream keeps the last message of a subject. One that was replaced before
+// the feed came to it is not delivered, and what replaced it comes later: maybe
+// after any number of beats, if the session is written more often than the feed
+// is late. Only where nothing is pending behind a message has the feed brought
+// all that there is, whatever the message is. Then the newest beat that has come
+// tells how new that is.
+//
+// Another consumer may be on another server, which may be behind. Where it goes
+// on from where the last one was, what counts are the beats that are sent from
+// then on: what the last one did not bring, because it was replaced, is before
+// them.
+func (p *pulse) fed(by string, beat []byte, pending uint64) time.Time {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	b, ok := p.sent[n]
-	if !ok {
+	if by != p.by {
+		if p.by != "" {
+			p.back = time.Time{}
+			clear(p.sent)
+		}
+		p.by = by
+	}
+	if n, err := strconv.ParseUint(string(beat), 10, 64); err == nil {
+		if at := p.sent[n]; at.After(p.back) {
+			p.back = at
+		}
+		delete(p.sent, n)
+	}
+	if pending > 0 {
 		return time.Time{}
 	}
-	delete(p.sent, n)
-	if b.at.After(p.back) {
-		p.back = b.at
-	}
-	if pending == 0 {
-		return b.at
-	}
-	return b.before
+	return p.back
 }

@@ -27,7 +27,7 @@ func (s *Store) ready() error {
 		return err
 	}
 	if age := s.pulse.majority(); age > s.opts.MaxStale {
-		return errors.New("no change was acknowledged lately: a majority of the voters is not reached")
+		return s.because("no change was acknowledged lately: a majority of the voters is not reached")
 	}
 	if s.state != nil {
 		if err := s.state.current(); err != nil {
@@ -102,7 +102,7 @@ func (s *Store) sync(ctx context.Context) error {
 		if err := s.pulse.beat(ctx); err != nil {
 			return err
 		}
-		t := time.NewTimer(s.pulse.every) // another may have taken its place
+		t := time.NewTimer(s.pulse.every) // another may have taken its place, or the feed another server's
 		select {
 		case <-ctx.Done():
 			t.Stop()
@@ -143,7 +143,7 @@ type VoterStatus struct {
 // others are.
 func (s *Store) Status(ctx context.Context) Status {
 	st := Status{
-		Bucket: s.link.stream[len("KV_"):], Consistency: s.opts.Consistency,
+		Bucket: s.bucket(), Consistency: s.opts.Consistency,
 		Ready: s.Ready(ctx), Stale: -1, Sessions: -1,
 	}
 	if s.node != nil {

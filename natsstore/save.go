@@ -14,6 +14,7 @@ import (
 func (s *Store) Save(ctx context.Context, rec *session.Record) (string, error) {
 	ctx, cancel := limited(ctx)
 	defer cancel()
+	defer s.asks.part(rec.ID)
 	if rec.Version == 0 {
 		return "", failed("save", s.create(ctx, rec))
 	}
@@ -206,6 +207,7 @@ func again(ctx context.Context, n int) error {
 func (s *Store) Touch(ctx context.Context, id string, seen, expires time.Time) error {
 	ctx, cancel := limited(ctx)
 	defer cancel()
+	defer s.asks.part(id)
 	return failed("touch", s.touch(ctx, id, seen, expires))
 }
 
@@ -280,6 +282,7 @@ func (s *Store) Delete(ctx context.Context, id string) error {
 	if len(id) > maxID {
 		return nil
 	}
+	defer s.asks.part(id)
 	for n := 0; ; n++ {
 		err := s.remove(ctx, id, anyRevision)
 		if err == nil || !errors.Is(err, errLost) || ctx.Err() != nil {

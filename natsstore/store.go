@@ -102,8 +102,11 @@ type Store struct {
 	ownsNode bool // Open made the node as well
 
 	prepared atomic.Pointer[error] // nil: not yet; to nil: the bucket is as it must be
+	trouble  atomic.Pointer[error] // what came of the last look at the bucket
 	restart  chan struct{}
 	hold     func(context.Context) // for tests: holds the feed back
+	underway time.Duration         // an index entry that is younger stays without its record
+	away     time.Duration         // a copy that is older begins anew
 
 	stop  context.CancelFunc
 	done  sync.WaitGroup
@@ -144,11 +147,14 @@ func newStore(nc *nats.Conn, o *Options) (*Store, error) {
 		now:     o.Now,
 		log:     slog.Default(),
 		restart: make(chan struct{}, 1),
+
+		underway: underway,
+		away:     markerLife / 2,
 	}
 	s.opts.MaxStale = cmp.Or(o.MaxStale, defaultMaxStale)
 	switch {
 	case nc == nil:
-		return nil, configError("the connection is nil")
+		return nil, configError("the connection is nil; make one with nats.Connect, or open a nats:// URL")
 	case len(bucket) > maxBucket || strings.ContainsFunc(bucket, func(c rune) bool { return c == '.' || badName(c) }):
 		return nil, configError("Bucket takes at most %d letters, digits, dashes and underscores", maxBucket)
 	case o.Replicas < 0 || o.Replicas == 2 || o.Replicas > 5:
@@ -163,7 +169,7 @@ func newStore(nc *nats.Conn, o *Options) (*Store, error) {
 	}
 	js, err := jetstream.New(nc)
 	if err != nil {
-		return nil, configError("%w", err)
+		return nil, configError("the connection cannot be used for JetStream; give one that nats.Connect made: %w", err)
 	}
 	s.js = js
 	s.pulse = newPulse(s.link, s.prefix, min(s.opts.MaxStale/5, time.Second))
@@ -179,16 +185,39 @@ func (s *Store) first(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, firstCheck)
 	defer cancel()
 	err := s.prepare(ctx)
-	switch {
-	case errors.Is(err, errUnfit):
+	if errors.Is(err, errUnfit) {
 		return configError("%w", err)
-	case err == nil:
+	}
+	s.note(err)
+	if err == nil {
 		s.prepared.Store(&err)
-	default:
-		s.log.Warn("session: nats: the servers do not answer yet", "error", err)
 	}
 	return nil
 }
+
+// note keeps what came of a look at the bucket, for those who ask why the store
+// does not serve, and logs it unless it is what came of the last one.
+func (s *Store) note(err error) {
+	last := s.trouble.Swap(&err)
+	switch {
+	case err == nil || last != nil && *last != nil && (*last).Error() == err.Error():
+	case errors.Is(err, errUnfit):
+		s.log.Error("session: nats: " + err.Error())
+	default:
+		s.log.Warn("session: nats: the bucket cannot be used yet", "bucket", s.bucket(), "error", err)
+	}
+}
+
+// because adds to a reason what came of the last look at the bucket. It is the
+// text alone: a deadline in it was that look's own, and no caller's.
+func (s *Store) because(reason string) error {
+	if last := s.trouble.Load(); last != nil && *last != nil {
+		reason += ": " + (*last).Error()
+	}
+	return errors.New(reason)
+}
+
+func (s *Store) bucket() string { return s.link.stream[len("KV_"):] }
 
 // start begins what runs until Close.
 func (s *Store) start() {
@@ -232,10 +261,10 @@ func (s *Store) run(ctx context.Context) {
 // recheck looks whether the bucket is still there, and makes it again if all
 // voters have forgotten it: kept in memory it does not outlive them.
 func (s *Store) recheck(ctx context.Context) {
-	ctx, cancel := context.WithTimeout(ctx, firstCheck)
+	look, cancel := context.WithTimeout(ctx, firstCheck)
 	defer cancel()
-	if err := s.prepare(ctx); errors.Is(err, errUnfit) {
-		s.log.Error("session: nats: " + err.Error())
+	if err := s.prepare(look); ctx.Err() == nil {
+		s.note(err)
 	}
 }
 
@@ -260,13 +289,12 @@ func (s *Store) prepareLater(ctx context.Context) bool {
 		if ctx.Err() != nil {
 			return false
 		}
-		if err != nil && errors.Is(err, errUnfit) {
-			if s.prepared.Load() == nil {
-				s.log.Error("session: nats: " + err.Error())
-			}
+		s.note(err)
+		unfit := errors.Is(err, errUnfit)
+		if unfit {
 			pause = slowCheck // it may be mended
 		}
-		if err == nil || errors.Is(err, errUnfit) {
+		if err == nil || unfit {
 			s.prepared.Store(&err)
 		}
 		if err == nil {
@@ -296,15 +324,16 @@ func (s *Store) sweep(ctx context.Context) {
 	}
 }
 
-// Node is the node that Open made for the store, or that it was opened on; nil
-// where the servers run by themselves.
+// Node is the node that session.Open made for the store, or that it was opened
+// on; nil where the servers run by themselves. Whoever opened the store by URL
+// stops the application with Node().Shutdown, which hands over and closes both.
 func (s *Store) Node() *Node { return s.node }
 
 // usable is nil once the bucket is known to be as it must be.
 func (s *Store) usable() error {
 	switch err := s.prepared.Load(); {
 	case err == nil:
-		return errors.New("the bucket is not reached yet")
+		return s.because("the bucket is not reached yet")
 	case *err != nil:
 		return *err
 	}
@@ -312,9 +341,17 @@ func (s *Store) usable() error {
 }
 
 // Close ends the store: its goroutines, and the connection and the node if Open
-// made them.
+// made them. It stops a node at once; Node().Shutdown does it with care.
 func (s *Store) Close() error {
-	var err error
+	s.end()
+	if s.ownsNode {
+		return s.node.Close()
+	}
+	return nil
+}
+
+// end is Close, but for the node, which ends its stores itself.
+func (s *Store) end() {
 	s.close.Do(func() {
 		s.stop()
 		s.done.Wait()
@@ -323,12 +360,8 @@ func (s *Store) Close() error {
 		}
 		if s.node != nil {
 			s.node.forget(s)
-			if s.ownsNode {
-				err = s.node.Close()
-			}
 		}
 	})
-	return err
 }
 
 // subject is where a record stands. What session.ID did not make is encoded, so

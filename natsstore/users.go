@@ -153,7 +153,7 @@ func (s *Store) trim(ctx context.Context, user string, tokens []string) {
 		if err != nil {
 			return
 		}
-		if time.Since(m.Time) < underway {
+		if time.Since(m.Time) < s.underway {
 			continue
 		}
 		if s.link.purge(ctx, subject, m.Seq) != nil {
@@ -213,6 +213,7 @@ func (s *Store) DeleteUser(ctx context.Context, user, keep string) (int, error) 
 func (s *Store) endOf(ctx context.Context, user, id string) (ended, stands bool, err error) {
 	ctx, cancel := limited(ctx)
 	defer cancel()
+	defer s.asks.part(id)
 	lost := false
 	for n := 0; ; n++ {
 		r, err := s.look(ctx, id)

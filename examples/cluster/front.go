@@ -150,7 +150,7 @@ func (f *front) report(r *http.Request, n *node) *report {
 		return nil
 	}
 	if c, err := r.Cookie(counterCookie); err == nil {
-		req.AddCookie(c) // alone, so that the node shows what its own copy has
+		req.AddCookie(c) // alone: the node shows what it answers for this session
 	}
 	res, err := f.ask.Do(req)
 	if err != nil {

@@ -101,6 +101,11 @@ var errState = errors.New("that does not fit the node's state")
 func (n *node) start() error {
 	n.mu.Lock()
 	defer n.mu.Unlock()
+	return n.run()
+}
+
+// run is start; mu is held.
+func (n *node) run() error {
 	if n.cmd != nil {
 		return errState
 	}
@@ -144,15 +149,14 @@ func (n *node) wait(cmd *exec.Cmd, ended chan struct{}) {
 // startEmpty starts the node with a disk that has nothing.
 func (n *node) startEmpty() error {
 	n.mu.Lock()
-	up := n.cmd != nil
-	n.mu.Unlock()
-	if up {
+	defer n.mu.Unlock()
+	if n.cmd != nil {
 		return errState
 	}
 	if err := os.RemoveAll(n.dir); err != nil {
 		return err
 	}
-	return n.start()
+	return n.run()
 }
 
 // stop asks the process to end, as a rolling restart does.

@@ -5,5 +5,5 @@
 //
 //	go test -v . | grep '^|'
 //
-// prints the table of the module's README.
+// prints a table whose rows are those of the module's README, with more columns.
 package failures

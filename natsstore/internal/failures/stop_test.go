@@ -29,9 +29,9 @@ func rollingRestart(t *testing.T, d natsstore.Durability) {
 		m.process.Stop(t, time.Minute)
 		cs.progress()
 		m.process.Again(t)
+		m.leaving.Store(false) // the new process is excused for nothing
 		m.held.Store(false)
 		ready = max(ready, c.waitServing(m))
-		m.leaving.Store(false)
 		cs.progress()
 	}
 	cs.close("three nodes are restarted, one at a time; durability "+d.String(), ready)
