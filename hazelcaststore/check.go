@@ -1,6 +1,7 @@
 package hazelcaststore
 
 import (
+	"cmp"
 	"context"
 	"crypto/rand"
 	"errors"
@@ -26,7 +27,7 @@ var errUnfit = errors.New("the cluster is not fit for sessions")
 
 // final tells whether no further check will find anything better.
 func final(err error) bool {
-	return errors.Is(err, errUnfit) || errors.Is(err, wire.ErrLogin)
+	return errors.Is(err, errUnfit)
 }
 
 // check asks every member; what is final about one comes before one that does
@@ -74,7 +75,12 @@ func (s *Store) checkMember(ctx context.Context, m *member) (*wire.Conn, error) 
 		return nil, fmt.Errorf("%w: no cache %q is declared there; declare it (hazelcast.yaml: cache: %s: backup-count: 1, eviction: size: %d, max-size-policy: ENTRY_COUNT) with javax.cache:cache-api on the class path, or name another in the URL's path",
 			errUnfit, cache, cache, math.MaxInt32)
 	}
-	if err != nil {
+	switch {
+	case errors.Is(err, wire.ErrLogin):
+		return nil, fmt.Errorf("%w: %w; check cluster=NAME, and username and password=env:NAME, of which the open source edition takes neither", errUnfit, err)
+	case errors.Is(err, wire.ErrMalformed):
+		return nil, fmt.Errorf("%w: it does not speak Hazelcast's open binary protocol; check host and port, and whether it wants TLS (hazelcasts://): %w", errUnfit, err)
+	case err != nil:
 		return nil, err
 	}
 	return conn, s.judge(cache, config)
@@ -89,6 +95,8 @@ func (s *Store) judge(cache string, c wire.Config) error {
 		return fmt.Errorf("%w: cache %q has no backup, so the loss of a member ends sessions; give it backup-count: 1", errUnfit, cache)
 	case c.Format == "OBJECT":
 		return fmt.Errorf("%w: cache %q keeps objects, which do not compare as bytes do; give it in-memory-format: BINARY", errUnfit, cache)
+	case c.Expiry != "Eternal" && c.Expiry != "Created" && c.Expiry != "Modified":
+		return fmt.Errorf("%w: cache %q has an expiry policy by which a read changes how long an entry lives (%s); take the expiry-policy-factory out of its configuration", errUnfit, cache, cmp.Or(c.Expiry, "unknown"))
 	case !s.eviction && (c.EvictionUnit != "ENTRY_COUNT" || c.EvictionSize < math.MaxInt32):
 		return fmt.Errorf("%w: cache %q evicts entries at %d (%s), and so ends live sessions; give it eviction: size: %d, max-size-policy: ENTRY_COUNT, or accept it with insecure_eviction=true",
 			errUnfit, cache, c.EvictionSize, c.EvictionUnit, math.MaxInt32)
@@ -105,7 +113,7 @@ func (s *Store) probe(ctx context.Context, conn *wire.Conn) error {
 		var done bool
 		done, err = conn.Replace(ctx, key, old, next, probeFor)
 		if err == nil && !done {
-			return fmt.Errorf("%w: an entry that was just made is not there", errUnfit)
+			return fmt.Errorf("%w: an entry that was just made is not there; take away what else writes to or clears the cache, or name another in the URL's path", errUnfit)
 		}
 	}
 	if err == nil {

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net"
 	"net/url"
 	"reflect"
 	"strings"
@@ -40,9 +41,12 @@ func TestCheck(t *testing.T) {
 		{"eviction by memory", with(func(c *fakeConf) { c.unit = "USED_NATIVE_MEMORY_SIZE" }), hazelcaststore.Options{}, "evicts entries at 2147483647 (USED_NATIVE_MEMORY_SIZE)"},
 		{"eviction that is accepted", with(func(c *fakeConf) { c.size = 10_000 }), hazelcaststore.Options{InsecureEviction: true}, ""},
 		{"another cache", sound, hazelcaststore.Options{Cache: "carts"}, `no cache "carts" is declared there`},
-		{"another cluster", sound, hazelcaststore.Options{Cluster: "prod"}, "refuses the cluster's name"},
-		{"a password that is not given", with(func(c *fakeConf) { c.user, c.password = "app", "secret" }), hazelcaststore.Options{}, "the user or the password"},
-		{"a wrong password", with(func(c *fakeConf) { c.user, c.password = "app", "secret" }), hazelcaststore.Options{Username: "app", Password: "wrong"}, "the user or the password"},
+		{"its own end at writes", with(func(c *fakeConf) { c.expiry = "javax.cache.expiry.ModifiedExpiryPolicy" }), hazelcaststore.Options{}, ""},
+		{"its own end at reads", with(func(c *fakeConf) { c.expiry = "javax.cache.expiry.TouchedExpiryPolicy" }), hazelcaststore.Options{}, "lives (Touched); take the expiry-policy-factory out"},
+		{"a policy of somebody's", with(func(c *fakeConf) { c.expiry = "com.example.Policy" }), hazelcaststore.Options{}, "lives (unknown)"},
+		{"another cluster", sound, hazelcaststore.Options{Cluster: "prod"}, "check cluster=NAME"},
+		{"a password that is not given", with(func(c *fakeConf) { c.user, c.password = "app", "secret" }), hazelcaststore.Options{}, "the user or the password; check cluster=NAME, and username and password=env:NAME"},
+		{"a wrong password", with(func(c *fakeConf) { c.user, c.password = "app", "secret" }), hazelcaststore.Options{Username: "app", Password: "wrong"}, "the user or the password; check cluster=NAME, and username and password=env:NAME"},
 		{"the right password", with(func(c *fakeConf) { c.user, c.password = "app", "secret" }), hazelcaststore.Options{Username: "app", Password: "secret"}, ""},
 		{"a serialization filter", with(func(c *fakeConf) { c.class = "com.hazelcast.nio.serialization.HazelcastSerializationException" }), hazelcaststore.Options{}, "java-serialization-filter"},
 	} {
@@ -80,9 +84,15 @@ func TestOpen(t *testing.T) {
 	f := newFake(t, conf)
 	down := faults.NewProxy(t, f.member())
 	down.Cut()
-	_, err := session.Open(t.Context(), "hazelcast://"+down.Addr+","+f.member())
-	if !errors.Is(err, session.ErrConfig) || !strings.Contains(err.Error(), "backup-count: 1") {
-		t.Errorf("a cache without a backup: %v", err)
+	web := webServer(t)
+	for name, tt := range map[string]struct{ members, mend string }{
+		"a cache without a backup": {down.Addr + "," + f.member(), "backup-count: 1"},
+		"a web server":             {down.Addr + "," + web, "check host and port"},
+	} {
+		_, err := session.Open(t.Context(), "hazelcast://"+tt.members)
+		if !errors.Is(err, session.ErrConfig) || !strings.Contains(err.Error(), tt.mend) {
+			t.Errorf("%s: %v; want ErrConfig with %q", name, err, tt.mend)
+		}
 	}
 
 	var log syncBuffer
@@ -107,6 +117,29 @@ func TestOpen(t *testing.T) {
 	}
 	_, err = s.Load(t.Context(), session.NewToken())
 	failed(t, "Load after Close", err)
+}
+
+// webServer answers as one that hears what it does not understand.
+func webServer(t *testing.T) (addr string) {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var wg sync.WaitGroup
+	t.Cleanup(func() { l.Close(); wg.Wait() })
+	wg.Go(func() {
+		for {
+			c, err := l.Accept()
+			if err != nil {
+				return
+			}
+			c.Read(make([]byte, 1000)) // or its end would overtake the answer
+			fmt.Fprint(c, "HTTP/1.1 400 Bad Request\r\n\r\n")
+			c.Close()
+		}
+	})
+	return l.Addr().String()
 }
 
 // syncBuffer keeps a log that others write.

@@ -26,11 +26,12 @@ type fakeConf struct {
 	format         string
 	size           int32
 	unit           string
+	expiry         string // the class of the cache's own policy
 	class          string // of the exception that the expiry policy causes; "": none
 }
 
 // sound is a configuration that is fit for sessions.
-var sound = fakeConf{backups: 1, format: "BINARY", size: math.MaxInt32, unit: "ENTRY_COUNT"}
+var sound = fakeConf{backups: 1, format: "BINARY", size: math.MaxInt32, unit: "ENTRY_COUNT", expiry: "javax.cache.expiry.EternalExpiryPolicy"}
 
 // fakeCluster is members in this process that have the same entries, of the
 // cluster "dev" with the cache "sessions". They understand the messages that a
@@ -207,6 +208,8 @@ func (f *fakeCluster) answer(addr string, c net.Conn, kind uint32, partition int
 		return []fakeFrame{{}, {flags: flagBegin}, {body: append(int32s(f.conf.backups, f.conf.async), 0, 0, 0, 0, 0, 0)},
 			text("sessions"), {flags: flagNull}, {flags: flagNull}, text(f.conf.format),
 			{flags: flagBegin}, {body: int32s(f.conf.size)}, text(f.conf.unit), text("LRU"), {flags: flagNull}, {flags: flagNull}, {flags: flagEnd},
+			{flags: flagBegin}, text("backup"), {flags: flagBegin}, {flags: flagEnd}, {flags: flagEnd}, // replication
+			text("java.lang.Object"), text("java.lang.Object"), {flags: flagNull}, {flags: flagNull}, text("factory of " + f.conf.expiry),
 			{flags: flagEnd}}
 	case 0x130E00:
 		return f.iterate(partition, fixed, frames[1].body)

@@ -71,6 +71,7 @@ func count(t *testing.T, b storetest.Backend) {
 
 // What must not start does not, and the message has the mend.
 func testStart(t *testing.T, url func(path string) string) {
+	t.Setenv("HZ_PASSWORD", "secret")
 	for _, tt := range []struct{ url, mend string }{
 		{url("/sessions"), ""},
 		{url(""), ""},
@@ -80,7 +81,9 @@ func testStart(t *testing.T, url func(path string) string) {
 		{url("/async"), "only asynchronous backups"},
 		{url("/small"), "evicts entries at 10000 (ENTRY_COUNT)"},
 		{url("/objects"), "give it in-memory-format: BINARY"},
-		{url("/sessions") + "x", "refuses the cluster's name"},
+		{url("/reading"), "lives (Accessed); take the expiry-policy-factory out"},
+		{url("/sessions") + "x", "check cluster=NAME"},
+		{url("/sessions") + "&username=app&password=env:HZ_PASSWORD", "of which the open source edition takes neither"},
 	} {
 		s, err := session.Open(t.Context(), tt.url)
 		if err == nil {

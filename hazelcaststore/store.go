@@ -32,8 +32,9 @@
 // are tried in turn. A member that the URL does not list is not found by itself.
 //
 // Open refuses a cache that is not declared, one without a synchronous backup,
-// one that is not BINARY (OBJECT does not compare bytes), one that evicts, and
-// members of different clusters; Check tells the same later. What the protocol
+// one that keeps objects (in-memory-format: OBJECT, which does not compare
+// bytes), one that evicts, one whose own expiry policy moves an entry's end when
+// it is read, and members of different clusters; Check tells the same later. What the protocol
 // does not tell, nobody checks: how many members there are, the properties above,
 // the merge policy, whether the members' clocks agree. A member with a
 // java-serialization-filter must allow javax.cache.expiry.* and
@@ -78,7 +79,7 @@
 //
 // By itself a member repeats a write whose owner died, and answers "no" to what
 // was done. The store finds its own write by name, unless the session was saved
-// four times meanwhile: then the change is made twice. With
+// three times meanwhile: then the change is made twice. With
 // hazelcast.operation.fail.on.indeterminate.state the member says that it does
 // not know, and nothing is made twice.
 //
@@ -140,8 +141,8 @@ type Options struct {
 	// edition has none.
 	TLS *tls.Config
 
-	// Username and Password sign in. The open source edition ignores them: there
-	// the network must keep strangers away.
+	// Username and Password sign in. The open source edition refuses whoever has
+	// any: there the network must keep strangers away.
 	Username, Password string
 
 	// InsecureEviction accepts a cache that evicts: when it is full, live

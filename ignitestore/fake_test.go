@@ -28,6 +28,7 @@ type fake struct {
 	log    []string         // the requests
 	scans  map[int64][]pair // what is left of them
 	last   int64
+	held   map[int16]chan chan struct{}
 }
 
 type fakeConf struct {
@@ -175,11 +176,41 @@ func (f *fake) greet(in *input) (answer []byte, ok bool) {
 	return append(append([]byte{1}, object(nil, 12, nil)...), append([]byte{10}, make([]byte, 16)...)...), true
 }
 
+// hold makes the next request of a kind wait: it is given out when it comes, and
+// answered when the test closes it.
+func (f *fake) hold(op int16) (comes chan chan struct{}) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	comes = make(chan chan struct{}, 1)
+	f.held = map[int16]chan chan struct{}{op: comes}
+	return comes
+}
+
+func (f *fake) wait(op int16) {
+	f.mu.Lock()
+	comes := f.held[op]
+	delete(f.held, op)
+	f.mu.Unlock()
+	if comes != nil {
+		release := make(chan struct{})
+		comes <- release
+		<-release
+	}
+}
+
+// open is how many scans there are that have not ended.
+func (f *fake) open() int {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return len(f.scans)
+}
+
 // refusal is an answer that is an error.
 type refusal int32
 
 func (f *fake) answer(in *input) (answer []byte) {
 	op, id := int16(in.uint(2)), int64(in.uint(8))
+	f.wait(op)
 	head := binary.LittleEndian.AppendUint64(nil, uint64(id))
 	payload, err := f.do(op, in)
 	if err != 0 {

@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/binary"
 	"errors"
+	"fmt"
 	"strings"
 	"testing"
 	"time"
@@ -12,11 +13,14 @@ import (
 	"github.com/distsession/session"
 	"github.com/distsession/session/ignitestore"
 	"github.com/distsession/session/internal/faults"
+	"github.com/distsession/session/internal/servers"
 )
 
 const (
-	opAdd     = 1002
-	opReplace = 1010
+	opAdd      = 1002
+	opReplace  = 1010
+	opScan     = 2000
+	opScanPage = 2001
 )
 
 // asks matches a request that does op to key.
@@ -153,6 +157,71 @@ func TestStalled(t *testing.T) {
 			one.Heal()
 			two.Heal()
 			load(t, s, token)
+		})
+	}
+}
+
+// A scan that is left early returns, also while the member is half open.
+func TestScanLeftStalled(t *testing.T) {
+	f := newFake(t, fakeConf{})
+	proxy := faults.NewProxy(t, f.Addrs[0])
+	s := newStore(t, []string{proxy.Addr}, ignitestore.Options{Timeout: time.Hour})
+	for range 50 { // more than a page
+		create(t, s, "")
+	}
+	for what, leave := range map[string]bool{"left": true, "to the deadline": false} {
+		ctx, cancel := context.WithCancel(t.Context())
+		done := make(chan error, 1)
+		go func() {
+			var last error
+			defer func() { done <- last }()
+			for _, err := range s.Scan(ctx) {
+				proxy.Stall()
+				cancel()
+				if last = err; leave {
+					return
+				}
+			}
+		}()
+		select {
+		case err := <-done:
+			if leave != (err == nil) || err != nil && !errors.Is(err, context.Canceled) {
+				t.Errorf("%s: %v", what, err)
+			}
+		case <-time.After(10 * time.Second):
+			t.Errorf("%s: Scan does not return", what)
+		}
+		proxy.Heal()
+	}
+}
+
+// A page that comes too late costs the member nothing: it allows a connection
+// 128 cursors.
+func TestScanClosesCursors(t *testing.T) {
+	for name, op := range map[string]int16{"the first page": opScan, "the second": opScanPage} {
+		t.Run(name, func(t *testing.T) {
+			f := newFake(t, fakeConf{})
+			s := newStore(t, f.Addrs, ignitestore.Options{})
+			for range 100 { // more than two pages
+				create(t, s, "")
+			}
+			comes := f.hold(op)
+			ctx, cancel := context.WithCancel(t.Context())
+			defer cancel()
+			var release chan struct{}
+			go func() { release = <-comes; cancel() }()
+			var last error
+			for _, last = range s.Scan(ctx) {
+			}
+			wantErr(t, "scan", last, context.Canceled)
+			close(release)
+			servers.Wait(t, "the end of the scan", 10*time.Second, func(context.Context) error {
+				if log := strings.Join(f.requests(), ", "); strings.Contains(log, "close") && f.open() == 0 {
+					return nil
+				}
+				return fmt.Errorf("%d are open", f.open())
+			})
+			create(t, s, "") // the connection is as good as ever
 		})
 	}
 }

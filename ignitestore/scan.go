@@ -36,9 +36,7 @@ func (s *Store) scan(ctx context.Context, yield func(*session.Record, error) boo
 	}
 	defer func() {
 		if at.More { // the member keeps it until the connection ends
-			ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), s.timeout)
-			defer cancel()
-			_ = at.on.CloseCursor(ctx, at.Cursor) // or it has gone with the connection
+			at.on.Abandon(at.Cursor)
 		}
 	}()
 	for {
@@ -58,14 +56,16 @@ func (s *Store) scan(ctx context.Context, yield func(*session.Record, error) boo
 		if !at.More {
 			return nil
 		}
-		if at.Page, err = s.nextPage(ctx, at); err != nil {
+		page, err := s.nextPage(ctx, at)
+		if err != nil {
 			return err
 		}
+		at.Page = page
 	}
 }
 
 func (s *Store) nextPage(ctx context.Context, at scanning) (wire.Page, error) {
 	ctx, cancel := context.WithTimeout(ctx, s.timeout)
 	defer cancel()
-	return at.on.NextPage(ctx, at.Cursor)
+	return at.on.NextPage(ctx, at.Cursor, rows)
 }

@@ -101,7 +101,7 @@ type Options struct {
 	Timeout time.Duration
 
 	// MaxItem is how many bytes a record may have, with its key. If 0, it is
-	// 1 MiB. A larger one is ErrTooLarge before anything is sent.
+	// 1 MiB; at most 32 MiB. A larger one is ErrTooLarge before anything is sent.
 	MaxItem int
 
 	// TLS, if it is not nil, is used for every connection.
@@ -121,6 +121,7 @@ const (
 	defaultTimeout = time.Second
 	defaultMaxItem = 1 << 20
 	minItem        = 2 << 10
+	maxItem        = 32 << 20 // so that an answer's length fits its 31 bits
 	maxCache       = 100
 	maxPrefix      = 150
 	rows           = 32 // entries in one answer
@@ -167,8 +168,8 @@ func New(addrs []string, opts *Options) (*Store, error) {
 	switch {
 	case s.timeout < 0:
 		return nil, configError("Timeout is longer than 0; leave it out for the default")
-	case s.limit < minItem:
-		return nil, configError("MaxItem is %d bytes; it takes at least %d", s.limit, minItem)
+	case s.limit < minItem || s.limit > maxItem:
+		return nil, configError("MaxItem is %d bytes; it takes %d to %d", s.limit, minItem, maxItem)
 	case len(s.cache) > maxCache || !printable(s.cache):
 		return nil, configError("Cache takes at most %d characters of printable ASCII without spaces", maxCache)
 	case len(s.prefix) > maxPrefix || !printable(s.prefix):

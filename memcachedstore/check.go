@@ -90,13 +90,13 @@ func (s *Store) checkServer(ctx context.Context, server *server, f *findings) er
 	}
 	defer c.Close()
 	defer context.AfterFunc(ctx, func() { c.Close() })()
-	k := &console{c, bufio.NewReader(c)}
+	k := newConsole(c)
 	version, err := k.ask("version", false)
 	switch {
 	case err != nil:
 		return err
 	case strings.Contains(version[""], "unauthenticated"), strings.HasPrefix(version[""], "CLIENT_ERROR"):
-		return fmt.Errorf("%w: it asks for a user name and a password; give username and password=env:NAME", errAuth)
+		return fmt.Errorf("%w: it asks for a user name and a password; give username and password=env:NAME", errUnfit)
 	case !strings.HasPrefix(version[""], "VERSION "):
 		return fmt.Errorf("%w: it does not speak memcached's text protocol; check host and port", errUnfit)
 	}
@@ -182,6 +182,8 @@ type console struct {
 	r *bufio.Reader
 }
 
+func newConsole(c net.Conn) *console { return &console{c, bufio.NewReader(c)} }
+
 // ask returns the statistics that a command answers with, and a line that is
 // none under "".
 func (k *console) ask(command string, many bool) (map[string]string, error) {
@@ -191,7 +193,7 @@ func (k *console) ask(command string, many bool) (map[string]string, error) {
 	answer := map[string]string{}
 	for range 1000 {
 		line, err := k.r.ReadSlice('\n')
-		if errors.Is(err, bufio.ErrBufferFull) {
+		if errors.Is(err, bufio.ErrBufferFull) || errors.Is(err, errUnasked) || errors.Is(err, errUnreadable) {
 			return map[string]string{"": "?"}, nil // not the protocol
 		}
 		if err != nil {

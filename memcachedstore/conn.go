@@ -8,12 +8,14 @@ import (
 	"fmt"
 	"net"
 	"strings"
+	"time"
 )
 
 // dialer makes connections for the client: with TLS, and signed in.
 type dialer struct {
 	tls                *tls.Config // nil: in clear
 	username, password string      // "": none
+	limit              int         // bytes of an item that is taken
 }
 
 // unsentError: the request never left, so that it may be sent again, here or
@@ -27,14 +29,14 @@ func (e *unsentError) Error() string { return e.err.Error() }
 func (e *unsentError) Unwrap() error { return e.err }
 
 // errAuth is told apart at start.
-var errAuth = errors.New("the server refuses the user name or the password")
+var errAuth = errors.New("the server refuses the user name or the password; check username and password=env:NAME")
 
 func (d *dialer) dial(ctx context.Context, network, addr string) (net.Conn, error) {
 	raw, err := new(net.Dialer).DialContext(ctx, network, addr)
 	if err != nil {
 		return nil, &unsentError{err: err}
 	}
-	c := &conn{Conn: raw, raw: raw}
+	c := &conn{Conn: raw, raw: raw, limit: d.limit}
 	if err := d.prepare(ctx, c, addr); err != nil {
 		raw.Close()
 		return nil, &unsentError{err: err}
@@ -77,7 +79,7 @@ func (d *dialer) signIn(c net.Conn) error {
 	}
 	answer, err := bufio.NewReaderSize(c, 128).ReadString('\n') // there is one line and no more
 	switch {
-	case err != nil:
+	case err != nil && !errors.Is(err, errUnasked):
 		return fmt.Errorf("sign in: %w", err)
 	case strings.TrimSpace(answer) != "STORED":
 		return errAuth // and not the answer: it might repeat what was sent
@@ -89,25 +91,43 @@ func (d *dialer) signIn(c net.Conn) error {
 // client keeps idle connections, and the server may have closed one meanwhile
 // (a restart, its idle_timeout); without a look at it the next request would
 // fail, and a save would not know whether it was done.
+//
+// It also breaks when the server sends more than it was asked for.
 type conn struct {
 	net.Conn
 	raw      net.Conn // beneath TLS
-	answered bool     // what is written next begins a new request
+	limit    int      // bytes of an item
+	reply    reply    // to the last request
+	answered bool     // what is written next begins a new one
 }
 
 func (c *conn) Read(b []byte) (int, error) {
 	c.answered = true
-	return c.Conn.Read(b)
+	n, err := c.Conn.Read(b)
+	if wrong := c.reply.take(b[:n], c.limit); wrong != nil {
+		c.raw.Close()
+		return 0, wrong
+	}
+	return n, err
 }
 
 func (c *conn) Write(b []byte) (int, error) {
 	if c.answered {
-		c.answered = false
+		c.answered, c.reply = false, reply{}
 		if err := idle(c.raw); err != nil {
 			return 0, &unsentError{err: err, stale: true}
 		}
 	}
+	c.reply.ask(b)
 	return c.Conn.Write(b)
+}
+
+// SetDeadline is for a whole answer: the client would set a new one at each item.
+func (c *conn) SetDeadline(t time.Time) error {
+	if c.answered && !c.reply.over {
+		return nil
+	}
+	return c.Conn.SetDeadline(t)
 }
 
 var (

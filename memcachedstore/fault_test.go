@@ -1,8 +1,15 @@
 package memcachedstore_test
 
 import (
+	"bufio"
 	"context"
 	"errors"
+	"fmt"
+	"io"
+	"net"
+	"runtime"
+	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -377,4 +384,78 @@ func TestGarbledAnswer(t *testing.T) {
 	}
 	f.garble(s.Key(rec.ID), "")
 	load(t, s, token)
+}
+
+// A server that promises 4 GiB, or whose answer has no end, costs neither that
+// memory nor the connection's slot.
+func TestHostileServer(t *testing.T) {
+	for _, tt := range []struct {
+		name string
+		say  func(key string, i int) string // what it says next; "": nothing more
+	}{
+		{"a huge item", func(key string, i int) string {
+			if i > 0 {
+				return ""
+			}
+			return "VALUE " + key + " 0 4294967295 1\r\n"
+		}},
+		{"items without end", func(_ string, i int) string { return fmt.Sprintf("VALUE k%d 0 1 1\r\nx\r\n", i) }},
+		{"the same item without end", func(key string, _ int) string { return "VALUE " + key + " 0 1 1\r\nx\r\n" }},
+		{"a line without end", func(string, int) string { return "x" }},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			addr := hostile(t, tt.say)
+			s := newStore(t, []string{addr}, memcachedstore.Options{Timeout: time.Hour, PoolSize: 1})
+			var before, after runtime.MemStats
+			runtime.ReadMemStats(&before)
+			for range 3 { // one after the other has the slot
+				_, err := s.Load(t.Context(), session.NewToken())
+				failed(t, "load", err)
+			}
+			runtime.ReadMemStats(&after)
+			if took := after.TotalAlloc - before.TotalAlloc; took > 64<<20 {
+				t.Errorf("it took %d bytes", took)
+			}
+		})
+	}
+}
+
+// hostile is a server that answers a get with whatever say does, until the
+// client hangs up; the test waits for that.
+func hostile(t *testing.T, say func(key string, i int) string) (addr string) {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var wg sync.WaitGroup
+	t.Cleanup(func() { l.Close(); wg.Wait() })
+	serve := func(c net.Conn) {
+		defer c.Close()
+		line, err := bufio.NewReader(c).ReadString('\n')
+		if err != nil {
+			return
+		}
+		key := strings.TrimSpace(strings.TrimPrefix(line, "gets "))
+		for i := 0; ; i++ {
+			text := say(key, i)
+			if text == "" {
+				c.Read(make([]byte, 1)) // returns when the client hangs up
+				return
+			}
+			if _, err := io.WriteString(c, text); err != nil {
+				return
+			}
+		}
+	}
+	wg.Go(func() {
+		for {
+			c, err := l.Accept()
+			if err != nil {
+				return
+			}
+			wg.Go(func() { serve(c) })
+		}
+	})
+	return l.Addr().String()
 }

@@ -40,8 +40,8 @@ func (s *onlyServer) Network() string                     { return "tcp" }
 func (s *onlyServer) String() string                      { return s.addr }
 
 // call runs f, and returns at ctx's end at the latest. The client knows no
-// contexts, so f goes on in the background until the client's timeout, and
-// keeps its slot.
+// contexts, so f goes on in the background and keeps its slot, until the client
+// has connected and the answer is there, or the timeout of either is over.
 func call[T any](ctx context.Context, s *server, f func(*memcache.Client) (T, error)) (T, error) {
 	var none T
 	if err := ctx.Err(); err != nil {
@@ -139,5 +139,5 @@ func clean(err error) error {
 	case strings.HasPrefix(line, "SERVER_ERROR"), strings.HasPrefix(line, "CLIENT_ERROR"), strings.HasPrefix(line, "ERROR"):
 		return err
 	}
-	return errors.New("the server's answer cannot be read")
+	return errUnreadable
 }

@@ -185,6 +185,7 @@ func New(servers []string, opts *Options) (*Store, error) {
 	}
 	pool, limit := cmp.Or(opts.PoolSize, defaultPoolSize), cmp.Or(opts.MaxItem, defaultMaxItem)
 	s.limit.Store(int64(limit))
+	s.dialer.limit = limit + itemHeader
 	switch {
 	case s.timeout < 0 || pool < 0:
 		return nil, configError("Timeout and PoolSize are longer and larger than 0; leave them out for the defaults")

@@ -26,6 +26,7 @@ type place struct {
 	items map[string]held
 	last  int                                     // number of the last write
 	fault func(call, key string, do func()) error // nil: none
+	hang  func(key string) bool                   // a get waits for its context; nil: none does
 }
 
 type held struct {
@@ -83,7 +84,11 @@ func (p *place) once(call, key string, err error, meanwhile func()) {
 
 func (p *place) Limit() int { return p.limit }
 
-func (p *place) Get(_ context.Context, key string) (it *casstore.Item, err error) {
+func (p *place) Get(ctx context.Context, key string) (it *casstore.Item, err error) {
+	if p.hang != nil && p.hang(key) {
+		<-ctx.Done()
+		return nil, ctx.Err()
+	}
 	err = p.call("get", key, func() {
 		if h, there := p.items[key]; there {
 			it = &casstore.Item{Key: key, Value: slices.Clone(h.value), Tag: h.tag}

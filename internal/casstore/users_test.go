@@ -1,9 +1,12 @@
 package casstore_test
 
 import (
+	"context"
+	"errors"
 	"fmt"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/distsession/session"
@@ -234,6 +237,54 @@ func TestIndexIsTrimmed(t *testing.T) {
 	deleteUser(t, s, "ann", 0)
 	if n := len(entries(t, p, s, "ann")); n != 0 {
 		t.Errorf("DeleteUser leaves %d entries", n)
+	}
+}
+
+// A sign-in trims the index by the way: what it looks at for that may be on a
+// server that is down, or that does not answer, and the next one tries again.
+func TestSignInDoesNotNeedTheTrim(t *testing.T) {
+	for name, hangs := range map[string]bool{"an error": false, "no answer": true} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				p := newPlace(time.Now)
+				s := newStore(p, time.Now)
+				old := map[string]bool{}
+				for range 64 {
+					rec, _ := create(t, s, "ann", time.Now())
+					old[s.Key(rec.ID)] = true
+				}
+				looked := 0
+				p.set(func(call, key string, do func()) error {
+					if call == "get" && old[key] {
+						looked++
+						return errors.New("the server is down")
+					}
+					do()
+					return nil
+				})
+				if hangs {
+					p.hang = func(key string) bool {
+						if old[key] {
+							looked++
+						}
+						return old[key]
+					}
+				}
+				ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+				defer cancel()
+				rec, token := draft("ann", time.Now())
+				if _, err := s.Save(ctx, rec); err != nil {
+					t.Errorf("the sign-in: %v", err)
+				}
+				load(t, s, token)
+				if looked == 0 {
+					t.Error("it did not look at the old ones")
+				}
+				if n := len(entries(t, p, s, "ann")); n != 65 {
+					t.Errorf("the index has %d entries; want 65", n)
+				}
+			})
+		})
 	}
 }
 

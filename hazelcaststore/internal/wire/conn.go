@@ -124,7 +124,7 @@ func (c *Conn) open(ctx context.Context, addr string) (*bufio.Reader, error) {
 		return nil, fmt.Errorf("sign in: %w", m.failure())
 	}
 	if m.kind() != kindAuthenticate+1 || m.correlation() != 0 {
-		return nil, fmt.Errorf("sign in: %w", errMalformed)
+		return nil, fmt.Errorf("sign in: %w", ErrMalformed)
 	}
 	l, err := m.login()
 	switch {
@@ -207,7 +207,7 @@ func (c *Conn) deliver(m *Message) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if n < 1 || n > c.last {
-		return fmt.Errorf("%w: it answers what nobody asked", errMalformed)
+		return fmt.Errorf("%w: it answers what nobody asked", ErrMalformed)
 	}
 	waiting, ok := c.calls[n]
 	if !ok {
@@ -215,7 +215,7 @@ func (c *Conn) deliver(m *Message) error {
 	}
 	delete(c.calls, n)
 	if kind := m.kind(); kind != kindError && kind != waiting.kind+1 {
-		return fmt.Errorf("%w: it is of the wrong type", errMalformed)
+		return fmt.Errorf("%w: it is of the wrong type", ErrMalformed)
 	}
 	waiting.answer <- m
 	return nil
@@ -290,7 +290,7 @@ func (c *Conn) watch() {
 }
 
 // call sends a request and waits for the answer. An error for which Unsent is
-// true, and an *Error, say that nothing was done; any other leaves it open.
+// true says that nothing was done; any other leaves it open.
 func (c *Conn) call(ctx context.Context, r *Request) (*Message, error) {
 	if err := ctx.Err(); err != nil {
 		return nil, unsentError{err}
@@ -337,7 +337,7 @@ func (c *Conn) refusal(m *Message) error {
 		return nil
 	}
 	err := m.failure()
-	if errors.Is(err, errMalformed) {
+	if errors.Is(err, ErrMalformed) {
 		c.fail(err)
 	}
 	return err

@@ -55,9 +55,9 @@ const (
 	frameCost = 48
 )
 
-// errMalformed: what came is not the protocol. The connection is of no use any
+// ErrMalformed: what came is not the protocol. The connection is of no use any
 // more.
-var errMalformed = errors.New("the member's answer cannot be read")
+var ErrMalformed = errors.New("the member's answer cannot be read")
 
 type frame struct {
 	flags uint16
@@ -85,9 +85,9 @@ func readMessage(r *bufio.Reader, limit int) (*Message, error) {
 		limit -= length + frameCost
 		switch {
 		case length < frameHeader:
-			return nil, errMalformed
+			return nil, ErrMalformed
 		case limit < 0:
-			return nil, fmt.Errorf("%w: it is too large", errMalformed)
+			return nil, fmt.Errorf("%w: it is too large", ErrMalformed)
 		}
 		f.body = make([]byte, length-frameHeader)
 		if _, err := io.ReadFull(r, f.body); err != nil {
@@ -99,7 +99,7 @@ func readMessage(r *bufio.Reader, limit int) (*Message, error) {
 		}
 	}
 	if first := m.frames[0]; !first.is(flagWhole) || len(first.body) < results {
-		return nil, errMalformed
+		return nil, ErrMalformed
 	}
 	return m, nil
 }
@@ -123,7 +123,7 @@ func (m *Message) fixed(offset, n int) ([]byte, error) {
 
 func (m *Message) part(at, offset, n int) ([]byte, error) {
 	if at >= len(m.frames) || len(m.frames[at].body) < offset+n {
-		return nil, errMalformed
+		return nil, ErrMalformed
 	}
 	return m.frames[at].body[offset : offset+n], nil
 }
@@ -140,9 +140,25 @@ func (m *Message) bool() (bool, error) {
 // frame returns a frame that has to be there.
 func (m *Message) frame(at int) (frame, error) {
 	if at >= len(m.frames) {
-		return frame{}, errMalformed
+		return frame{}, ErrMalformed
 	}
 	return m.frames[at], nil
+}
+
+// skip returns where n values end that begin at a frame: a structure is one.
+func (m *Message) skip(at, n int) int {
+	for depth := 0; n > 0 && at < len(m.frames); at++ {
+		switch f := m.frames[at]; {
+		case f.is(flagBegin):
+			depth++
+		case f.is(flagEnd):
+			depth--
+		}
+		if depth == 0 {
+			n--
+		}
+	}
+	return at
 }
 
 // A Request is a message to a member.

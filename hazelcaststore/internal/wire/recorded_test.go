@@ -85,6 +85,10 @@ func talk(ctx context.Context, addr, cluster string, config *tls.Config) ([]stri
 	done, err = c.Remove(ctx, key, nil)
 	hear("remove what is not there", done, err)
 
+	opts.User, opts.Password = "app", "secret" // which the open source edition refuses
+	_, err = wire.Dial(ctx, addr, opts)
+	hear("a user", nil, err)
+	opts.User, opts.Password = "", ""
 	opts.Cluster = "another"
 	_, err = wire.Dial(ctx, addr, opts)
 	hear("another cluster", nil, err)
@@ -96,7 +100,7 @@ func talk(ctx context.Context, addr, cluster string, config *tls.Config) ([]stri
 
 var wantHeard = []string{
 	"partitions: 271",
-	"configuration: {Backups:1 AsyncBackups:0 Format:BINARY EvictionSize:2147483647 EvictionUnit:ENTRY_COUNT}",
+	"configuration: {Backups:1 AsyncBackups:0 Format:BINARY EvictionSize:2147483647 EvictionUnit:ENTRY_COUNT Expiry:Eternal}",
 	`get what is not there: ""`,
 	"create: true",
 	"create what is there: false",
@@ -109,6 +113,7 @@ var wantHeard = []string{
 	"remove another value: false",
 	"remove: true",
 	"remove what is not there: false",
+	"a user: error " + wire.ErrLogin.Error(),
 	"another cluster: error " + wire.ErrLogin.Error(),
 	"another cache: error " + wire.ErrNoCache.Error(),
 }

@@ -1,6 +1,7 @@
 package wire
 
 import (
+	"bytes"
 	"encoding/binary"
 	"fmt"
 	"strings"
@@ -66,7 +67,7 @@ func (m *Message) login() (l login, err error) {
 	l.partitions = int32(binary.LittleEndian.Uint32(b[32:]))
 	copy(l.cluster[:], b[37:])
 	if l.status == 0 && l.partitions < 1 {
-		return l, errMalformed
+		return l, ErrMalformed
 	}
 	return l, nil
 }
@@ -152,7 +153,7 @@ func (m *Message) replaced() (bool, error) {
 	}
 	done, ok := Data(f.body).boolean()
 	if !ok {
-		return false, errMalformed
+		return false, ErrMalformed
 	}
 	return done, nil
 }
@@ -192,13 +193,16 @@ type Config struct {
 	Format                string // BINARY, OBJECT, NATIVE
 	EvictionSize          int32
 	EvictionUnit          string // ENTRY_COUNT and others
+	Expiry                string // Eternal, Created, Modified, Accessed, Touched: what a read is subject to; "" if it is another
 }
 
 // config is the answer to getConfig; ok is false if there is no such cache.
 //
 //	begin, int32 backups · int32 asynchronous ones · …
 //	name, prefix or null, URI or null, format
-//	begin, int32 size, unit of the size, eviction policy, …
+//	begin, int32 size, unit of the size, eviction policy, …, end
+//	replication to another cluster or null, class of the keys, of the values,
+//	loader or null, writer or null, Data of the expiry policy's factory, …
 func (m *Message) config() (c Config, ok bool, err error) {
 	f, err := m.frame(1)
 	if err != nil || f.is(flagNull) {
@@ -214,7 +218,11 @@ func (m *Message) config() (c Config, ok bool, err error) {
 	}
 	unit, err := m.frame(9)
 	if err != nil || !m.frames[1].is(flagBegin) || !m.frames[7].is(flagBegin) {
-		return c, false, errMalformed
+		return c, false, ErrMalformed
+	}
+	policy, err := m.frame(m.skip(7, 1+5))
+	if err != nil {
+		return c, false, err
 	}
 	return Config{
 		Backups:      int32(binary.LittleEndian.Uint32(counts)),
@@ -222,7 +230,19 @@ func (m *Message) config() (c Config, ok bool, err error) {
 		Format:       word(m.frames[6].body),
 		EvictionSize: int32(binary.LittleEndian.Uint32(size)),
 		EvictionUnit: word(unit.body),
+		Expiry:       policyName(policy.body),
 	}, true, nil
+}
+
+// policyName tells which of JCache's policies a factory makes. Its Data is a
+// Java stream, which names the class.
+func policyName(factory []byte) string {
+	for _, name := range []string{"Eternal", "Created", "Modified", "Accessed", "Touched"} {
+		if bytes.Contains(factory, []byte("javax.cache.expiry."+name+"ExpiryPolicy")) {
+			return name
+		}
+	}
+	return ""
 }
 
 // word is a short text that may be shown: what else is in it is left out.
@@ -260,7 +280,7 @@ var firstPointer = []byte{0xff, 0xff, 0xff, 0x7f, 0xff, 0xff, 0xff, 0xff}
 func (m *Message) keys() (keys []string, pointers []byte, err error) {
 	f, err := m.frame(1)
 	if err != nil || len(f.body) < pointerLen || len(f.body)%pointerLen != 0 || len(m.frames) < 4 || !m.frames[2].is(flagBegin) {
-		return nil, nil, errMalformed
+		return nil, nil, ErrMalformed
 	}
 	for _, f := range m.frames[3:] {
 		if f.is(flagEnd) {

@@ -42,7 +42,8 @@ type request struct {
 	id     int64
 	text   message
 	answer chan []byte
-	taken  atomic.Bool // by the writer, or by the caller, who then takes it back
+	taken  atomic.Bool  // by the writer, or by the caller, who then takes it back
+	late   func([]byte) // reads an answer for which the caller did not wait; nil: it is nothing
 }
 
 // An Error is what a member answers when it cannot do what it was asked.
@@ -246,8 +247,13 @@ func (c *Conn) write() error {
 // ask sends a request, whose id is still missing, and reads the answer with
 // parse. It returns at ctx's end.
 func (c *Conn) ask(ctx context.Context, m message, parse func(*parser)) error {
+	return c.askLate(ctx, m, parse, nil)
+}
+
+// askLate is ask, and calls late with the answer if that comes after ctx's end.
+func (c *Conn) askLate(ctx context.Context, m message, parse func(*parser), late func([]byte)) error {
 	from := time.Now()
-	q, err := c.enlist(m)
+	q, err := c.enlist(m, late)
 	if err != nil {
 		return &Unsent{err}
 	}
@@ -278,14 +284,14 @@ func (c *Conn) ask(ctx context.Context, m message, parse func(*parser)) error {
 	return err
 }
 
-func (c *Conn) enlist(m message) (*request, error) {
+func (c *Conn) enlist(m message, late func([]byte)) (*request, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.err != nil {
 		return nil, c.err
 	}
 	c.ids++
-	q := &request{id: c.ids, text: m.sealed(), answer: make(chan []byte, 1)}
+	q := &request{id: c.ids, text: m.sealed(), answer: make(chan []byte, 1), late: late}
 	order.PutUint64(q.text[6:], uint64(q.id))
 	c.waiting[q.id] = q
 	return q, nil
@@ -293,10 +299,21 @@ func (c *Conn) enlist(m message) (*request, error) {
 
 // leave gives up a request.
 func (c *Conn) leave(q *request, err error) error {
+	unsent := !q.taken.Swap(true)
+	if q.late != nil && !unsent {
+		go func() {
+			select {
+			case answer := <-q.answer:
+				q.late(answer)
+			case <-c.done:
+			}
+		}()
+		return err
+	}
 	c.mu.Lock()
 	delete(c.waiting, q.id)
 	c.mu.Unlock()
-	if !q.taken.Swap(true) {
+	if unsent {
 		return &Unsent{err}
 	}
 	return err

@@ -1,6 +1,7 @@
 package wire_test
 
 import (
+	"bytes"
 	"context"
 	"encoding/binary"
 	"errors"
@@ -93,6 +94,47 @@ func TestHostileAnswers(t *testing.T) {
 	}
 }
 
+// Rows that nobody asked for are refused before they take memory: a row without
+// a value has six bytes, and 64 as an Entry.
+func TestHostileRows(t *testing.T) {
+	row := []byte{9, 0, 0, 0, 0, 101}
+	many := bytes.Repeat(row, 100_000)
+	rows := func(n int) []byte {
+		return append(binary.LittleEndian.AppendUint32(nil, uint32(n)), many[:n*len(row)]...)
+	}
+	cursor := make([]byte, 8)
+	for _, tt := range []struct {
+		name   string
+		answer func(n int) []byte
+		ask    func(context.Context, *wire.Conn) error
+	}{
+		{"get all", rows, func(ctx context.Context, c *wire.Conn) error {
+			_, err := c.GetAll(ctx, cache, []string{"a", "b"})
+			return err
+		}},
+		{"scan", func(n int) []byte { return append(append(cursor, rows(n)...), 1) }, func(ctx context.Context, c *wire.Conn) error {
+			_, err := c.Scan(ctx, cache, 2)
+			return err
+		}},
+		{"next page", func(n int) []byte { return append(rows(n), 1) }, func(ctx context.Context, c *wire.Conn) error {
+			_, err := c.NextPage(ctx, 1, 2)
+			return err
+		}},
+	} {
+		for n, want := range map[int]error{0: nil, 2: nil, 3: wire.ErrNonsense, 100_000: wire.ErrNonsense} {
+			addr := hostile(t, greeting, func(id []byte) []byte { return frame(id, append([]byte{0, 0}, tt.answer(n)...)...) })
+			c, err := wire.Dial(t.Context(), addr, wire.Options{MaxFrame: 1 << 20})
+			if err != nil {
+				t.Fatal(err)
+			}
+			if err := tt.ask(t.Context(), c); !errors.Is(err, want) {
+				t.Errorf("%s: of 2 rows come %d: %v; want %v", tt.name, n, err, want)
+			}
+			c.Close()
+		}
+	}
+}
+
 // A frame that is announced takes memory as it comes, not as it says.
 func TestHostileLength(t *testing.T) {
 	var before, after runtime.MemStats
@@ -174,7 +216,11 @@ func FuzzAnswer(f *testing.F) {
 		f.Add(b)
 	}
 	f.Fuzz(func(t *testing.T, b []byte) {
-		for _, n := range wire.ParseAnswers(b) {
+		read := wire.ParseAnswers(b)
+		if most := 1 + 2*wire.MostRows + 1; len(read) > most {
+			t.Fatalf("%d objects were read; want at most %d", len(read), most)
+		}
+		for _, n := range read {
 			if n > len(b) {
 				t.Fatalf("%d bytes were read from %d", n, len(b))
 			}

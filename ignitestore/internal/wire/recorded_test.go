@@ -101,7 +101,7 @@ func talkAboutSessions(t *testing.T, c *wire.Conn, err error) {
 	}
 	page, err := c.Scan(ctx, cache, 2)
 	for rows, pages = len(page.Rows), 1; err == nil && page.More; rows, pages = rows+len(page.Rows), pages+1 {
-		page, err = c.NextPage(ctx, page.Cursor)
+		page, err = c.NextPage(ctx, page.Cursor, 2)
 	}
 	check("scan", fmt.Sprint(rows, pages), err, "5 3")
 	page, err = c.Scan(ctx, cache, 2)

@@ -94,13 +94,19 @@ func (c *Conn) GetAll(ctx context.Context, cache int32, keys []string) (found []
 	for _, key := range keys {
 		m = m.string(key)
 	}
-	err = c.ask(ctx, m, func(p *parser) { found = p.entries() })
+	err = c.ask(ctx, m, func(p *parser) { found = p.entries(len(keys)) })
 	return found, err
 }
 
-// entries reads rows; one without a value is none.
-func (p *parser) entries() (rows []Entry) {
-	for range p.count(smallestRow) {
+// entries reads rows, of which more than were asked for are nonsense; one without
+// a value is none.
+func (p *parser) entries(most int) (rows []Entry) {
+	n := p.count(smallestRow)
+	p.failed = p.failed || n > most
+	for range n {
+		if p.failed {
+			return nil
+		}
 		key, value := p.object(typeString), p.object(typeBytes)
 		if value != nil {
 			rows = append(rows, Entry{string(key), value})
@@ -138,21 +144,43 @@ type Page struct {
 	More   bool
 }
 
-// Scan returns the first page of all entries of a cache.
+// Scan returns the first page of all entries of a cache. One that comes after
+// ctx's end is closed.
 func (c *Conn) Scan(ctx context.Context, cache int32, rows int) (page Page, err error) {
 	m := about(opScan, cache).byte(typeNull).int32(int32(rows)).int32(-1).byte(0)
-	err = c.ask(ctx, m, func(p *parser) {
-		page.Cursor = p.int64()
-		page.Rows, page.More = p.entries(), p.bool()
+	read := func(page *Page) func(*parser) {
+		return func(p *parser) {
+			page.Cursor = p.int64()
+			page.Rows, page.More = p.entries(rows), p.bool()
+		}
+	}
+	err = c.askLate(ctx, m, read(&page), func(answer []byte) {
+		var late Page
+		if err := parseAnswer(answer, read(&late)); err == nil && late.More {
+			c.Abandon(late.Cursor)
+		}
 	})
 	return page, err
 }
 
 // NextPage returns the page after the last.
-func (c *Conn) NextPage(ctx context.Context, cursor int64) (page Page, err error) {
+func (c *Conn) NextPage(ctx context.Context, cursor int64, rows int) (page Page, err error) {
 	page.Cursor = cursor
-	err = c.ask(ctx, newRequest(opScanPage).int64(cursor), func(p *parser) { page.Rows, page.More = p.entries(), p.bool() })
+	err = c.ask(ctx, newRequest(opScanPage).int64(cursor), func(p *parser) { page.Rows, page.More = p.entries(rows), p.bool() })
 	return page, err
+}
+
+// patience is how long an abandoned cursor may take to close.
+const patience = 10 * time.Second
+
+// Abandon closes a cursor in the background. If the member does not answer the
+// connection is given up, and the cursor with it.
+func (c *Conn) Abandon(cursor int64) {
+	go func() {
+		ctx, cancel := context.WithTimeout(context.Background(), patience)
+		defer cancel()
+		_ = c.CloseCursor(ctx, cursor) // or it has gone already
+	}()
 }
 
 // CloseCursor ends a scan before its last page, after which it ends by itself.
