@@ -33,6 +33,8 @@ func (s *Store) fit(c wire.Config) error {
 		return fmt.Errorf("%w: the cache %s has no backups, so the death of one member loses sessions; set backups to 1 (CacheConfiguration.setBackups), or destroy the cache and let this store make it", errUnfit, s.cache)
 	case !c.FullSync:
 		return fmt.Errorf("%w: the cache %s acknowledges a write before all copies have it, so the death of one member loses what was acknowledged; set writeSynchronizationMode to FULL_SYNC", errUnfit, s.cache)
+	case c.ReadsExpire:
+		return fmt.Errorf("%w: the cache %s has an expiry policy by which a read moves an entry's end; take its expiryPolicyFactory away", errUnfit, s.cache)
 	}
 	return nil
 }

@@ -43,6 +43,7 @@ type fakeConf struct {
 type fakeCache struct {
 	mode, atomicity, backups, sync int32
 	readFromBackup, eagerTTL       bool
+	policy                         []int64 // the cache's own: at creation, at update, at access
 
 	entries map[string]fakeEntry
 }
@@ -389,7 +390,10 @@ func (c *fakeCache) config() []byte {
 	b = flag(b, c.readFromBackup)
 	b = append(b, make([]byte, 4+8+8+4+4+8+8+1+4)...)
 	b = le32(append(b, 101), c.sync)
-	b = append(b, make([]byte, 4+4+1)...)
+	b = flag(append(b, make([]byte, 4+4)...), c.policy != nil)
+	for _, ms := range c.policy {
+		b = binary.LittleEndian.AppendUint64(b, uint64(ms))
+	}
 	return append(le32(nil, int32(len(b))), b...)
 }
 

@@ -111,6 +111,8 @@ func TestOpenRefuses(t *testing.T) {
 		{"a replicated one", newFake(t, fakeConf{cache: change(func(c *fakeCache) { c.mode, c.backups = 1, 0 })}).Addrs[0], ""},
 		{"no backups", newFake(t, fakeConf{cache: change(func(c *fakeCache) { c.backups = 0 })}).Addrs[0], "set backups to 1"},
 		{"acknowledged early", newFake(t, fakeConf{cache: change(func(c *fakeCache) { c.sync = 2 })}).Addrs[0], "FULL_SYNC"},
+		{"its own end at writes", newFake(t, fakeConf{cache: change(func(c *fakeCache) { c.policy = []int64{1000, 1000, -2} })}).Addrs[0], ""},
+		{"its own end at reads", newFake(t, fakeConf{cache: change(func(c *fakeCache) { c.policy = []int64{-2, -2, 1000} })}).Addrs[0], "expiryPolicyFactory"},
 		{"no password", newFake(t, fakeConf{user: "app", password: "right"}).Addrs[0], "give username"},
 		{"a wrong password", "app:wrong-horse@" + newFake(t, fakeConf{user: "app", password: "right"}).Addrs[0], "check username"},
 		{"another version", newFake(t, fakeConf{refuse: true}).Addrs[0], "2.8 or later"},

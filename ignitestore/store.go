@@ -15,8 +15,9 @@
 // acknowledged when both copies have it, reads by the first copy. One that is
 // there is used as it is, if it is safe. Open refuses a cache without backups,
 // and one that acknowledges a write before all copies have it: there the death
-// of one member loses what was acknowledged. It refuses a wrong password, and
-// members of different clusters. Check tells what is worth a thought.
+// of one member loses what was acknowledged. It refuses one whose own expiry
+// policy moves an entry's end when it is read, a wrong password, and members of
+// different clusters. Check tells what is worth a thought.
 //
 // The protocol does not tell whether the data region evicts pages when it is full
 // (DataRegionConfiguration.pageEvictionMode), nor how full it is. If it evicts,

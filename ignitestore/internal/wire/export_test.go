@@ -3,6 +3,7 @@ package wire
 import (
 	"bufio"
 	"bytes"
+	"context"
 )
 
 // What the fuzz targets look at from inside.
@@ -33,4 +34,16 @@ func ParseAnswers(b []byte) (read []int) {
 // ReadFrame reads one message of at most limit bytes.
 func ReadFrame(b []byte, limit int) ([]byte, error) {
 	return readFrame(bufio.NewReader(bytes.NewReader(b)), limit, func() {})
+}
+
+// CreateFickle makes a cache whose own policy lets an entry that was read live
+// for one more millisecond.
+func (c *Conn) CreateFickle(ctx context.Context, name string) error {
+	m := newRequest(opCreate).int32(0)
+	from := len(m)
+	m = m.int16(2)
+	m = m.int16(0).string(name)
+	m = m.int16(407).bool(true).int64(unchanged).int64(unchanged).int64(1)
+	order.PutUint32(m[from-4:], uint32(len(m)-from))
+	return c.ask(ctx, m, func(*parser) {})
 }

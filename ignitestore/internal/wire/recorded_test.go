@@ -3,6 +3,7 @@ package wire_test
 import (
 	"bufio"
 	"bytes"
+	"context"
 	"encoding/binary"
 	"encoding/hex"
 	"errors"
@@ -113,6 +114,38 @@ func talkAboutSessions(t *testing.T, c *wire.Conn, err error) {
 	check("remove of nothing", ok, err, false)
 	ok, err = c.Replace(ctx, cache, "k", []byte("one"), []byte("two"), time.Hour)
 	check("replace of nothing", ok, err, false)
+
+	// A cache's own policy has no say in what gets.
+	fickle := wire.CacheID("fickle")
+	check("create a cache with a policy", 0, c.CreateFickle(ctx, "fickle"), 0)
+	conf, err = c.CacheConfig(ctx, fickle)
+	check("its configuration", conf.ReadsExpire, err, true)
+	for _, way := range reads {
+		ok, err = c.PutIfAbsent(ctx, fickle, way.name, []byte("x"), time.Hour)
+		check(way.name+": put", ok, err, true)
+		for range 2 {
+			there, err := way.read(ctx, c, fickle, way.name)
+			check(way.name, there, err, true)
+			if *record {
+				time.Sleep(100 * time.Millisecond)
+			}
+		}
+	}
+}
+
+// reads are the ways to read an entry: they tell whether it is there.
+var reads = []struct {
+	name string
+	read func(ctx context.Context, c *wire.Conn, cache int32, key string) (bool, error)
+}{
+	{"get", func(ctx context.Context, c *wire.Conn, cache int32, key string) (bool, error) {
+		v, err := c.Get(ctx, cache, key)
+		return v != nil, err
+	}},
+	{"get all", func(ctx context.Context, c *wire.Conn, cache int32, key string) (bool, error) {
+		found, err := c.GetAll(ctx, cache, []string{key})
+		return len(found) == 1, err
+	}},
 }
 
 func wantStatus(t *testing.T, what string, err error, want int32) {

@@ -72,6 +72,12 @@ func newRequest(op int16) message { return make(message, 4, 64).int16(op).int64(
 
 func about(op int16, cache int32) message { return newRequest(op).int32(cache).byte(0) }
 
+// reading is a request that leaves the time to live as it is, whatever policy the
+// cache has of its own. A scan takes none.
+func reading(op int16, cache int32) message {
+	return newRequest(op).int32(cache).byte(withExpiry).int64(unchanged).int64(unchanged).int64(unchanged)
+}
+
 // living is a request that gives what it writes a time to live; a read leaves it.
 func living(op int16, cache int32, ttl time.Duration, size int) message {
 	ms := int64(eternal)
@@ -84,13 +90,13 @@ func living(op int16, cache int32, ttl time.Duration, size int) message {
 
 // Get returns the value of a key, nil if there is none.
 func (c *Conn) Get(ctx context.Context, cache int32, key string) (value []byte, err error) {
-	err = c.ask(ctx, about(opGet, cache).string(key), func(p *parser) { value = p.object(typeBytes) })
+	err = c.ask(ctx, reading(opGet, cache).string(key), func(p *parser) { value = p.object(typeBytes) })
 	return value, err
 }
 
 // GetAll returns the entries that are there, of those that keys name.
 func (c *Conn) GetAll(ctx context.Context, cache int32, keys []string) (found []Entry, err error) {
-	m := about(opGetAll, cache).int32(int32(len(keys)))
+	m := reading(opGetAll, cache).int32(int32(len(keys)))
 	for _, key := range keys {
 		m = m.string(key)
 	}
@@ -197,6 +203,7 @@ type Config struct {
 	EagerTTL       bool // entries that have expired are removed before somebody asks for them
 	ReadFromBackup bool
 	FullSync       bool // a write is acknowledged when all copies have it
+	ReadsExpire    bool // the cache's own policy moves an entry's end when it is read
 }
 
 // The values of Ignite's enumerations that sessions want, by their places.
@@ -219,7 +226,11 @@ func (c *Conn) CacheConfig(ctx context.Context, cache int32) (conf Config, err e
 //	read · region · byte eager TTL · byte statistics · group · int64 · int32 ·
 //	int32 · name · byte on heap · int32 partition loss · int32 · int32 · byte
 //	read from backup · int32 · int64 · int64 · int32 · int32 · int64 · int64 ·
-//	byte · int32 · schema · int32 synchronisation · …
+//	byte · int32 · schema · int32 synchronisation · int32 count · key
+//	configurations · int32 count · query entities · byte 0 or
+//	byte 1 · int64 at creation · int64 at update · int64 at access
+//
+// What follows a query entity is not read.
 func (p *parser) config() (c Config) {
 	q := &parser{b: p.take(int(p.int32()))}
 	c.Atomic = q.int32() == Atomic
@@ -239,6 +250,10 @@ func (p *parser) config() (c Config) {
 	q.take(4 + 8 + 8 + 4 + 4 + 8 + 8 + 1 + 4)
 	q.object(typeString)
 	c.FullSync = q.int32() == FullSync
+	if q.int32() == 0 && q.int32() == 0 && q.bool() {
+		q.take(8 + 8)
+		c.ReadsExpire = q.int64() != unchanged
+	}
 	p.failed = p.failed || q.failed || mode != Partitioned && mode != Replicated
 	return c
 }
