@@ -4,6 +4,7 @@ import (
 	"io"
 	"net/http"
 	"net/netip"
+	"sync"
 	"time"
 )
 
@@ -52,6 +53,27 @@ func KeepPrivate(h http.Header) { keepPrivate(h) }
 func (p *Proxy) Client(r *http.Request) netip.Addr {
 	a, _, _ := p.client(r)
 	return a
+}
+
+// CloseAll closes n connections as Shutdown does, and returns after how long each
+// was told to end, when the time is over.
+func CloseAll(n int, over time.Duration) []time.Duration {
+	var p Proxy
+	from := time.Now()
+	var mu sync.Mutex
+	var ends []time.Duration
+	for range n {
+		p.addUpgrade(&node{}, func() {
+			mu.Lock()
+			defer mu.Unlock()
+			ends = append(ends, time.Since(from))
+		})
+	}
+	p.closeUpgraded(nil, over)
+	time.Sleep(over)
+	mu.Lock()
+	defer mu.Unlock()
+	return ends
 }
 
 // ReplayBody is a request's body over several attempts.

@@ -17,6 +17,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/distsession/session/sticky"
@@ -578,8 +579,26 @@ func TestShutdownClosesUpgradedConnections(t *testing.T) {
 	})
 }
 
-// The moments at which connections are closed are spread over the whole span.
-func TestShutdownJitter(t *testing.T) {
+// The moments at which connections are closed are spread over the whole span, so
+// that their clients do not all come back at once.
+func TestJitter(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const n, tenths = 1000, 10
+		ends := sticky.CloseAll(n, tenths*time.Second)
+		var in [tenths]int
+		for _, d := range ends {
+			in[d/time.Second]++
+		}
+		for i, got := range in {
+			if len(ends) != n || got < n/tenths/2 || got > n/tenths*2 {
+				t.Fatalf("%d connections in the tenth number %d, %d in all; want about %d of %d", got, i, len(ends), n/tenths, n)
+			}
+		}
+	})
+}
+
+// The span ends before the deadline of the caller.
+func TestShutdownBeforeTheDeadline(t *testing.T) {
 	p := newProxy(t, []sticky.Node{real(t, "a", upgrades)}, sticky.Options{Health: unchecked, CloseOver: time.Hour})
 	_, r, _ := dialUpgrade(t, front(t, p).Listener.Addr().String(), "")
 	ctx, cancel := context.WithTimeout(t.Context(), 200*time.Millisecond)

@@ -49,6 +49,7 @@ type load struct {
 // fail.
 type outage struct {
 	node     string
+	lives    bool // it logs, sooner or later, what it was sent
 	from, to time.Time
 }
 
@@ -161,10 +162,10 @@ func (l *load) progress(n int64) {
 }
 
 // during notes that the node could not answer while f ran.
-func (l *load) during(m *member, f func()) {
+func (l *load) during(m *member, lives bool, f func()) {
 	from := time.Now()
 	f()
-	l.outages = append(l.outages, outage{m.config.Name, from, time.Now()})
+	l.outages = append(l.outages, outage{m.config.Name, lives, from, time.Now()})
 }
 
 // enter signs the user in, on all devices.
@@ -323,11 +324,12 @@ func (d *device) answered(method, id string, start time.Time, res *response, err
 }
 
 // inHands tells whether a POST failed because it was in the hands of a node that
-// could not answer: it was under way then, and no other node got it.
+// could not answer: it was under way then, no other node got it, and this one
+// did, if it lives to tell.
 func (l *load) inHands(f failure, got []string) bool {
 	return f.method == http.MethodPost && slices.ContainsFunc(l.outages, func(o outage) bool {
 		others := slices.ContainsFunc(got, func(node string) bool { return node != o.node })
-		return !others && !f.from.After(o.to) && !f.to.Before(o.from)
+		return !others && (len(got) > 0 || !o.lives) && !f.from.After(o.to) && !f.to.Before(o.from)
 	})
 }
 

@@ -34,6 +34,7 @@ func TestNotices(t *testing.T) {
 		{sum.twice, "twice", "POSTs are sent again"},
 		{sum.failed, "failed", "some answers are 500"},
 		{sum.lost, "lost", "some session cookies are dropped"},
+		{sum.updates, "updates", "some POSTs are acknowledged that no node got"},
 	} {
 		if c.n == 0 {
 			t.Errorf("%s: 0, though %s", c.what, c.why)
@@ -64,6 +65,8 @@ func newBad(t *testing.T, f *fleet) *bad {
 			return
 		case n%30 == 1:
 			r.Header.Del("Cookie")
+		case n%20 == 3 && r.Method == http.MethodPost:
+			return // 200
 		case n%5 == 2 && r.Method == http.MethodPost:
 			node.ServeHTTP(httptest.NewRecorder(), r.Clone(r.Context()))
 		}

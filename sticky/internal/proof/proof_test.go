@@ -161,7 +161,7 @@ const inTheAir = 50 * time.Millisecond
 // kill is a crash.
 func kill(t *testing.T, l *load, f *fleet, _ front) {
 	victim := f.nodes[0]
-	l.during(victim, func() {
+	l.during(victim, false, func() {
 		victim.Kill()
 		time.Sleep(inTheAir)
 	})
@@ -185,7 +185,7 @@ func roll(t *testing.T, l *load, f *fleet, b front) {
 // the requests that it had accepted.
 func freeze(t *testing.T, l *load, f *fleet, _ front) {
 	victim := f.nodes[0]
-	l.during(victim, func() {
+	l.during(victim, true, func() {
 		victim.Pause()
 		time.Sleep(3 * time.Second) // that is the fault
 		victim.Resume()
@@ -196,7 +196,7 @@ func freeze(t *testing.T, l *load, f *fleet, _ front) {
 // partition is a network that lets nothing pass, and breaks no connection.
 func partition(t *testing.T, l *load, f *fleet, _ front) {
 	victim := f.nodes[0]
-	l.during(victim, func() {
+	l.during(victim, true, func() {
 		victim.link.Stall()
 		time.Sleep(3 * time.Second) // that is the fault
 		victim.link.Heal()
