@@ -51,6 +51,7 @@ var backends = []place{
 	{"sqlite", onSQLite},
 	{"file", onFiles},
 	{"hdfs", onHDFS},
+	{"infinispan", onInfinispan},
 	{"hazelcast", onHazelcast},
 	{"ignite", onIgnite},
 }
@@ -149,10 +150,20 @@ func onCached(b *testing.B) backend {
 
 func onMemcached(b *testing.B) backend {
 	server := servers.Memcached(b)
-	client := memcache.New(server.Addr)
+	return onMemcachedProtocol(b, server.Addr, "memcached://"+server.Addr)
+}
+
+// onInfinispan is a cluster of two members, each value on both.
+func onInfinispan(b *testing.B) backend {
+	m := servers.Infinispan(b, 2).Members
+	return onMemcachedProtocol(b, m[0].Addr, "infinispan://"+m[0].Addr+","+m[1].Addr)
+}
+
+func onMemcachedProtocol(b *testing.B, addr, url string) backend {
+	client := memcache.New(addr)
 	b.Cleanup(func() { client.Close() })
 	p := backend{
-		store: openURL(b, "memcached://"+server.Addr),
+		store: openURL(b, url),
 		read:  func(context.Context) error { _, err := client.Get("bare"); return err },
 		write: func(context.Context) error {
 			return client.Set(&memcache.Item{Key: "bare", Value: []byte(values), Expiration: 3600})

@@ -71,8 +71,17 @@
 // users are signed out, nobody is revived. Of three servers, the loss of one
 // signs 56 % of the users out, for a session rests on two keys.
 //
-// Replicated servers survive the loss of a member if they keep two copies. How
-// soon they answer again is their own affair. Infinispan waits until JGroups has
+// Replicated servers survive the loss of a member if they keep two copies, both
+// before they answer, and drop nothing for room. The protocol tells none of it, so
+// Open and Check cannot either; Infinispan declares it so:
+//
+//	<distributed-cache name="sessions" owners="2" mode="SYNC"> <!-- and no <memory max-count=… or max-size=…> -->
+//	  <encoding><key media-type="text/plain"/><value media-type="application/octet-stream"/></encoding>
+//	</distributed-cache>
+//	…
+//	<memcached-connector cache="sessions" protocol="TEXT"/>
+//
+// How soon they answer again is their own affair. Infinispan waits until JGroups has
 // given the member up: at once where FD_SOCK2 reaches the others (at each one's
 // port plus the offset, which must be the same for all), else after the timeout
 // of FD_ALL3. They cannot tell a partition from a crash unless told how: without
