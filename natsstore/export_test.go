@@ -159,3 +159,9 @@ var Since = since
 
 // RoutePassword is what the servers sign in to one another with.
 func RoutePassword(secret []byte) string { return routePassword(secret) }
+
+// Judge makes of looks at a node, one after the other, whether it is ready.
+func Judge() func(at time.Time, err error) error { return new(nodeState).judge }
+
+// Behind is what a look finds at a node that lacks changes.
+var Behind = errBehind

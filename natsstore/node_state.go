@@ -17,6 +17,7 @@ import (
 type nodeState struct {
 	node   *Node
 	stream string
+	good   time.Time                 // when it had caught up last; of keep
 	seen   atomic.Pointer[seenState] // nil: not yet
 }
 
@@ -27,7 +28,7 @@ type seenState struct {
 
 const (
 	stateLook = 50 * time.Millisecond
-	stateLife = 2 * time.Second // that a look is believed
+	stateLife = 2 * time.Second // that a look is believed, and a node may be behind
 )
 
 // newNodeState returns nil for a node that has nothing to catch up with.
@@ -44,13 +45,29 @@ func (st *nodeState) keep(ctx context.Context) {
 	defer tick.Stop()
 	for {
 		at := time.Now()
-		st.seen.Store(&seenState{at, st.look()})
+		st.seen.Store(&seenState{at, st.judge(at, st.look())})
 		select {
 		case <-ctx.Done():
 			return
 		case <-tick.C:
 		}
 	}
+}
+
+// errBehind is a node that does not have every change of the sessions.
+var errBehind = errors.New("has not caught up with the sessions")
+
+// judge lets a node that had caught up be behind for a while: under load there is
+// always a change that it has heard of and not applied yet, and a balancer that
+// asked at such a moment would take out one node after the other.
+func (st *nodeState) judge(at time.Time, err error) error {
+	switch {
+	case err == nil:
+		st.good = at
+	case errors.Is(err, errBehind) && since(st.good) < stateLife:
+		return nil
+	}
+	return err
 }
 
 // leaderless returns a Raft group in which this node knows no leader: the
@@ -83,7 +100,7 @@ func (st *nodeState) look() error {
 	case !n.server.JetStreamIsCurrent():
 		return fmt.Errorf("node %s has not caught up with the cluster's own state", n.opts.Name)
 	case !n.server.JetStreamIsStreamCurrent(server.DEFAULT_GLOBAL_ACCOUNT, st.stream):
-		return fmt.Errorf("node %s has not caught up with the sessions", n.opts.Name)
+		return fmt.Errorf("node %s %w", n.opts.Name, errBehind)
 	}
 	// While it knows no leader the server compares a node only with what the node
 	// itself has heard of (isCurrent in nats-server's raft.go).

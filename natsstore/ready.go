@@ -9,8 +9,8 @@ import (
 )
 
 // Ready is nil when this node can serve: the bucket is there and as it must be,
-// changes are acknowledged by a majority, a voter has caught up with the others,
-// and with Local the copy is complete and no older than MaxStale. Otherwise it
+// changes are acknowledged by a majority, a voter has caught up with the others
+// (and had every change within the last two seconds), and with Local the copy is complete and no older than MaxStale. Otherwise it
 // tells what is missing. It answers from what is known and waits for nothing;
 // WaitReady does.
 //

@@ -250,9 +250,11 @@ func (p *parser) config() (c Config) {
 	q.take(4 + 8 + 8 + 4 + 4 + 8 + 8 + 1 + 4)
 	q.object(typeString)
 	c.FullSync = q.int32() == FullSync
-	if q.int32() == 0 && q.int32() == 0 && q.bool() {
-		q.take(8 + 8)
-		c.ReadsExpire = q.int64() != unchanged
+	if keys := q.int32(); keys == 0 {
+		if entities := q.int32(); entities == 0 && q.bool() {
+			q.take(8 + 8)
+			c.ReadsExpire = q.int64() != unchanged
+		}
 	}
 	p.failed = p.failed || q.failed || mode != Partitioned && mode != Replicated
 	return c
