@@ -1,6 +1,8 @@
 package session
 
 import (
+	"bufio"
+	"bytes"
 	"net/url"
 
 	"github.com/redis/go-redis/v9"
@@ -13,4 +15,12 @@ func ParseRedisURL(u *url.URL) (kind string, o redis.UniversalOptions, store Red
 		return "", o, store, err
 	}
 	return cfg.kind, cfg.options, cfg.store, nil
+}
+
+// RedisTexts are the texts of one reply, and how many bytes it took.
+func RedisTexts(said []byte) (texts []string, taken int, err error) {
+	in := bytes.NewReader(said)
+	r := bufio.NewReader(in)
+	err = readReply(r, &texts, 0)
+	return texts, len(said) - in.Len() - r.Buffered(), err
 }

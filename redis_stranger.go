@@ -114,12 +114,17 @@ func askRedis(c net.Conn, r *bufio.Reader, command ...string) ([]string, error) 
 
 var errReply = errors.New("not a reply of Redis")
 
+const maxReply = 1024 // bytes of a text, and texts
+
 // readReply reads one reply and adds its texts; what no greeting has is an
 // error.
 func readReply(r *bufio.Reader, texts *[]string, depth int) error {
 	line, err := r.ReadSlice('\n')
 	if err != nil {
 		return err
+	}
+	if len(*texts) >= maxReply {
+		return errReply
 	}
 	kind, text := line[0], strings.TrimSpace(string(line[1:]))
 	switch kind {
@@ -132,7 +137,7 @@ func readReply(r *bufio.Reader, texts *[]string, depth int) error {
 	}
 	n, err := strconv.Atoi(text)
 	switch {
-	case err != nil || n > 1024 || depth > 3:
+	case err != nil || n > maxReply || depth > 3:
 		return errReply
 	case n < 0: // null
 		*texts = append(*texts, "")

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"net"
 	"net/url"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -156,4 +157,28 @@ func TestRedisIsNoStranger(t *testing.T) {
 		}
 		session.Close(s)
 	}
+}
+
+// FuzzRedisReply has a server greet with whatever it likes: it costs no more
+// than a greeting, and nothing is made up.
+func FuzzRedisReply(f *testing.F) {
+	for _, said := range []string{
+		"%2\r\n$6\r\nserver\r\n$5\r\nredis\r\n+proto\r\n:3\r\n", "-ERR unknown command\r\n", "$-1\r\n", "*0\r\n", "$1\r\n\xff\r\n",
+		"*1024\r\n*1024\r\n*1024\r\n", "$4294967296\r\n", "$1024\r\nx", "*-2\r\n", "HTTP/1.1 400 Bad Request\r\n", "%1024\r\n" + strings.Repeat("+\n", 2048), "",
+	} {
+		f.Add([]byte(said))
+	}
+	f.Fuzz(func(t *testing.T, said []byte) {
+		texts, taken, err := session.RedisTexts(said)
+		bytes := 0
+		for _, text := range texts {
+			bytes += len(text)
+		}
+		if bytes > taken || len(texts) > 1024 || taken > len(said) {
+			t.Errorf("%d texts of %d bytes from %d of %d bytes", len(texts), bytes, taken, len(said))
+		}
+		if again, _, err2 := session.RedisTexts(said[:taken]); err == nil && (err2 != nil || !slices.Equal(texts, again)) {
+			t.Errorf("%q, and %q, %v from what was taken alone", texts, again, err2)
+		}
+	})
 }
