@@ -284,7 +284,11 @@ func onHDFS(b *testing.B) backend {
 		if _, err := w.Write([]byte(values)); err != nil {
 			return err
 		}
-		if err := w.Close(); err != nil {
+		err = w.Close()
+		for hdfs.IsErrReplicating(err) { // the datanodes have it, and have not all said so
+			err = w.Close()
+		}
+		if err != nil {
 			return err
 		}
 		return client.Rename("/bare.new", "/bare")
