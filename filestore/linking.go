@@ -190,6 +190,19 @@ func (p *linking) loadListed(ctx context.Context, dir string, l *listing) (*sess
 	if rec == nil {
 		return nil, failed
 	}
+	if rec.Replaced {
+		// A late writer's, perhaps (see linking), that goes again. On values of such
+		// a one nobody can build, since a save conflicts; but a marker says that
+		// the session is elsewhere, and is believed.
+		again, err := p.list(ctx, dir)
+		if err != nil {
+			return nil, err
+		}
+		first := rec.Tag.(*linked).first
+		if now := again.newest(first); now == nil || *now != (versionName{rec.Version, first}) {
+			return nil, fs.ErrNotExist
+		}
+	}
 	write := rec.Tag.(*linked).history.At(0)
 	for _, t := range l.touches {
 		if t.version != rec.Version || t.write != write {

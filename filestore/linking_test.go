@@ -169,6 +169,37 @@ func TestLateWriterStaleListing(t *testing.T) {
 	}
 }
 
+// A marker that a late writer has linked, and that a load meets in a listing which
+// is out of date, is not believed: a migration would take the session for moved.
+func TestLateMarker(t *testing.T) {
+	e := newLinkEnv(t)
+	rec, token := e.create("ann")
+	rec.Replaced, rec.Data = true, nil
+	e.atLink(func() { e.others(token, 3) })
+	stale := 1
+	e.tree.Hide = func(dir, name string) bool {
+		return strings.HasPrefix(dir, "sessions/") && strings.HasPrefix(name, "4.") && stale > 0
+	}
+	var got *session.Record
+	asked := false
+	e.tree.After = func(op, dir string) (err error) {
+		switch {
+		case op == "ReadDir" && strings.HasPrefix(dir, "sessions/"):
+			stale--
+		case op == "Link" && !asked:
+			asked = true
+			got, err = e.store.Load(t.Context(), token)
+		}
+		return err
+	}
+	if _, err := e.store.Save(t.Context(), rec); !errors.Is(err, session.ErrConflict) {
+		t.Fatalf("save: %v; want ErrConflict", err)
+	}
+	if got == nil || got.Replaced || got.Version != 4 || string(got.Data) != "theirs 3" {
+		t.Errorf("meanwhile a load shows %+v", got)
+	}
+}
+
 // A link whose answer was lost is told from a conflict, also when others have
 // saved since.
 func TestLostAnswer(t *testing.T) {
